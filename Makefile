@@ -1,0 +1,55 @@
+# make book   render _build/html from the stored outputs
+# make test   everything that must hold
+# make run    execute the notebooks in place (NB=notebooks/03_looped_rnn.ipynb for one of them)
+# make lint   ruff only;  make clean  removes what was built, not .venv
+
+SHELL := /bin/bash
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+BIN := .venv/bin
+READY := .venv/.ready
+ALL := $(sort $(wildcard notebooks/*.ipynb))
+# the floors of A1 come first: other notebooks read them
+NB ?= $(filter notebooks/A1%,$(ALL)) $(filter-out notebooks/A1%,$(ALL))
+
+.PHONY: book test run lint clean
+
+book: $(READY)
+	$(BIN)/jupyter-book build . --quiet
+	@echo "Open file://$(CURDIR)/_build/html/index.html"
+
+test: lint
+	$(BIN)/python -m pytest -q tests --ignore=tests/test_rendered.py
+ifneq ($(ALL),)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --nbval notebooks/ -n 2 --dist loadfile
+else
+	@echo "There are no notebooks yet."
+endif
+	rm -rf _build
+	$(BIN)/jupyter-book build . -W --keep-going --quiet
+	$(BIN)/python -m pytest -q tests/test_rendered.py
+
+run: $(READY)
+ifneq ($(strip $(NB)),)
+	$(BIN)/python book/tools/run.py $(NB)
+else
+	@echo "There are no notebooks yet."
+endif
+	$(BIN)/python book/tools/pages.py
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf _build dist .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: none was found."; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed: $(PYTHON) is $$($(PYTHON) -V)."; exit 1; }
+	$(PYTHON) -m venv .venv
+
+$(READY): requirements.txt pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install -r requirements.txt
+	@touch $@

@@ -1,0 +1,170 @@
+"""Write the tables of results from book/results.json and book/published.json.
+
+    python book/tools/pages.py            rewrite the tables of book/results.md and README.md
+    python book/tools/pages.py --check    exit 1 if one of them is out of date
+
+A table stands between `<!-- begin:NAME -->` and `<!-- end:NAME -->`; the rest of a page is left
+alone. What a table shows is decided by ROWS. A row whose own number is not recorded yet is left
+out; a floor that is not recorded is shown as a dash.
+"""
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = ("book/results.md", "README.md")
+
+
+class Row(NamedTuple):
+    """One line of the results table; keys are those of results.json and published.json."""
+
+    chapter: str  # file name of the notebook, without ending
+    label: str
+    key: str  # this book's number
+    context_floor: str | None  # count table of the same context
+    best_floor: str | None  # best Kneser-Ney table on the same split
+    published: tuple[str, ...] = ()
+
+
+ROWS = (
+    Row(
+        "01_one_hot_and_embedding",
+        "bigram table, trained",
+        "01.bigram.valid",
+        "A1.nietzsche.context1",
+        "A1.nietzsche.best",
+    ),
+    Row(
+        "02_three_char_model",
+        "three characters in, one out",
+        "02.char3.valid",
+        "A1.nietzsche.context3",
+        "A1.nietzsche.best",
+    ),
+    Row(
+        "03_looped_rnn",
+        "the loop, input concatenated",
+        "03.concat.valid",
+        "A1.nietzsche.context7",
+        "A1.nietzsche.best",
+        ("fastai.concat.valid",),
+    ),
+    Row(
+        "03_looped_rnn",
+        "nn.RNN",
+        "03.rnn.valid",
+        "A1.nietzsche.context7",
+        "A1.nietzsche.best",
+        ("fastai.rnn.valid",),
+    ),
+)
+
+
+def load(name):
+    return json.loads((ROOT / "book" / name).read_text(encoding="utf-8"))
+
+
+def number(value):
+    """A loss as the tables print it."""
+    return "–" if value is None else f"{value:.3f}"
+
+
+def table(header, rows):
+    """A Markdown table; columns of numbers are for the caller to mark in `header` with a `:`."""
+    rules = ["---:" if name.endswith(":") else "---" for name in header]
+    lines = [[name.rstrip(":") for name in header], rules, *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def recorded_rows(results):
+    return [row for row in ROWS if row.key in results]
+
+
+def cited(row, published):
+    """The published figures that belong to a row, each with its split."""
+    found = (published[key] for key in row.published)
+    return "; ".join(f"{p['value']} ({p['model']}; {p['split']})" for p in found) or "–"
+
+
+def results_table(results, published):
+    """Every headline number beside its floors and the published figures."""
+    header = ["Chapter", "Model", "This book:", "Table, same context:", "Best table:", "Published"]
+    rows = [
+        [
+            row.chapter.split("_")[0],
+            row.label,
+            number(results[row.key]),
+            number(results.get(row.context_floor)),
+            number(results.get(row.best_floor)),
+            cited(row, published),
+        ]
+        for row in recorded_rows(results)
+    ]
+    return table(header, rows) if rows else "No chapter has recorded a number yet."
+
+
+def readme_table(results, published):
+    """The same without the published figures' splits: those stand on the results page."""
+    header = ["Chapter", "Model", "This book:", "Best count table:", "Published:"]
+    rows = [
+        [
+            row.chapter.split("_")[0],
+            row.label,
+            number(results[row.key]),
+            number(results.get(row.best_floor)),
+            ", ".join(str(published[key]["value"]) for key in row.published) or "–",
+        ]
+        for row in recorded_rows(results)
+    ]
+    return table(header, rows) if rows else "No chapter has recorded a number yet."
+
+
+def published_table(_results, published):
+    """All published figures the book quotes, with split and source."""
+    header = ["Model", "Text", "Split", "Value:", "Unit", "Source", "Remark"]
+    fields = ("model", "corpus", "split", "value", "unit", "source", "note")
+    rows = [[str(p[field]) or "–" for field in fields] for p in published.values()]
+    return table(header, rows)
+
+
+TABLES = {"results": results_table, "readme": readme_table, "published": published_table}
+
+
+def fill(text, tables):
+    """`text` with what stands between each pair of markers replaced. Unknown names raise."""
+
+    def block(match):
+        name = match[1]
+        return f"<!-- begin:{name} -->\n\n{tables[name]}\n\n<!-- end:{name} -->"
+
+    return re.sub(r"<!-- begin:(\w+) -->.*?<!-- end:\1 -->", block, text, flags=re.DOTALL)
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="write nothing, exit 1 where stale")
+    check = parser.parse_args(argv).check
+    results, published = load("results.json"), {p["key"]: p for p in load("published.json")}
+    tables = {name: make(results, published) for name, make in TABLES.items()}
+    stale = []
+    for name in PAGES:
+        path = ROOT / name
+        if not path.exists():
+            continue
+        old = path.read_text(encoding="utf-8")
+        new = fill(old, tables)
+        if new != old and not check:
+            path.write_text(new, encoding="utf-8")
+            print(f"{name}: tables rewritten")
+        stale += [name] if new != old else []
+    if check and stale:
+        print(f"out of date: {', '.join(stale)}; run `python book/tools/pages.py`", file=sys.stderr)
+    return int(check and bool(stale))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

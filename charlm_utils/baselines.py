@@ -1,0 +1,232 @@
+"""What a loss is worth: count tables and compressors on the same split.
+
+An n-gram table with *context k* predicts a character from the k before it, so it counts
+(k + 1)-grams. Counts are interpolated down to the uniform distribution over the alphabet,
+by Witten-Bell (Witten and Bell, 1991) or by modified Kneser-Ney (Chen and Goodman, 1998).
+"""
+
+import bz2
+import lzma
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class _Counts:
+    """Counts of all n-grams of one length, each stored as (context, next character).
+
+    An n-gram's id is its row here; `keys` is `context id * V + character`, sorted.
+    """
+
+    keys: Ints  # (G,) sorted and distinct
+    counts: Ints  # (G,)
+    context: Ints  # (G,) the id of the first n - 1 characters
+    total: Ints  # (C,) sum of the counts behind each context
+    types: Ints  # (C, 3) how many n-grams of count 1, 2, and 3 or more follow each context
+
+    def find(self, keys: Ints) -> Ints:
+        """The id of each key, or -1 where it was never seen."""
+        places = np.searchsorted(self.keys, keys).clip(max=len(self.keys) - 1)
+        return np.where(self.keys[places] == keys, places, -1)
+
+    @property
+    def discounts(self) -> Floats:
+        """D1, D2 and D3+ of Chen and Goodman, from how many n-grams occur 1 to 4 times."""
+        n1, n2, n3, n4 = (float((self.counts == c).sum()) for c in (1, 2, 3, 4))
+        y = n1 / max(n1 + 2 * n2, 1)
+        ratios = [n2 / max(n1, 1), n3 / max(n2, 1), n4 / max(n3, 1)]
+        raw = [1 - 2 * y * ratios[0], 2 - 3 * y * ratios[1], 3 - 4 * y * ratios[2]]
+        return np.array([min(max(d, 0.0), i + 1.0) for i, d in enumerate(raw)])
+
+
+class NGram:
+    """Counts of every n-gram of a text up to `context + 1` characters.
+
+    `ids` are character ids below `vocab_size`; one table answers for all shorter contexts too.
+    """
+
+    def __init__(self, ids: ArrayLike, vocab_size: int, context: int):
+        ids = np.asarray(ids, dtype=np.int64)
+        if context < 0 or len(ids) <= context:
+            raise ValueError(f"{len(ids)} characters are too few for a context of {context}")
+        if ids.min() < 0 or ids.max() >= vocab_size:
+            raise ValueError(f"ids must lie in 0 … {vocab_size - 1}, not {ids.min()} … {ids.max()}")
+        self.vocab_size, self.context, self.tail = (
+            vocab_size,
+            context,
+            ids[-context or len(ids) :],
+        )
+        self.raw: list[_Counts] = []  # by n - 1, each with raw counts
+        self.continuation: list[_Counts] = []  # … with the number of distinct characters before
+        self._count(ids)
+
+    def _count(self, ids: Ints) -> None:
+        """Fill the tables, one length after the other: an n-gram's id is the next one's context."""
+        grams: list[Ints] = []  # by n - 1, the id of the n-gram that starts at each place
+        before, contexts = (
+            np.zeros(len(ids), dtype=np.int64),
+            1,
+        )  # the one empty context
+        for n in range(self.context + 1):
+            keys, gram, counts = np.unique(
+                before * self.vocab_size + ids[n:],
+                return_inverse=True,
+                return_counts=True,
+            )
+            self.raw.append(_tabulate(keys, counts, self.vocab_size, contexts))
+            grams.append(gram)
+            before, contexts = gram[:-1], len(keys)
+        for n in range(self.context):
+            self.continuation.append(self._count_predecessors(grams, n))
+
+    def _count_predecessors(self, grams: list[Ints], n: int) -> _Counts:
+        """For each (n + 1)-gram, the number of distinct characters seen right before it."""
+        _, first = np.unique(grams[n + 1], return_index=True)  # one place of each longer n-gram
+        counts = np.bincount(grams[n][first + 1], minlength=len(self.raw[n].keys))
+        contexts = len(self.raw[n].total)
+        return _tabulate(self.raw[n].keys, counts, self.vocab_size, contexts)
+
+    def log_probs(
+        self,
+        ids: ArrayLike,
+        *,
+        context: int | None = None,
+        smoothing: str = "kneser-ney",
+        before: ArrayLike | None = None,
+    ) -> Floats:
+        """ln p of each character of `ids` given the up to `context` characters before it.
+
+        The text starts with `before` as its context: by default the end of the counted text,
+        as for a held-out part that follows it. Returns nats, shape (len(ids),).
+        """
+        ids = np.asarray(ids, dtype=np.int64)
+        k = self._context(context)
+        start = np.asarray(self.tail if before is None else before, dtype=np.int64)[
+            -k or len(ids) :
+        ]
+        start = start if k else start[:0]
+        stream = np.concatenate([start, ids])
+        contexts = self._context_ids(stream, k, first=len(start))
+        return np.log(self._interpolate(contexts, ids, k, smoothing))
+
+    def probs(
+        self,
+        context_ids: ArrayLike,
+        *,
+        context: int | None = None,
+        smoothing: str = "kneser-ney",
+    ) -> Floats:
+        """The distribution over the alphabet after `context_ids`; shape (V,), sums to 1."""
+        k = self._context(context)
+        given = np.asarray(context_ids, dtype=np.int64).reshape(-1)
+        stream = np.append(given[len(given) - min(k, len(given)) :], 0)
+        contexts = [
+            np.full(self.vocab_size, c[0]) for c in self._context_ids(stream, k, len(stream) - 1)
+        ]
+        return self._interpolate(contexts, np.arange(self.vocab_size), k, smoothing)
+
+    def loss(self, ids: ArrayLike, **options) -> float:
+        """Mean of -ln p over `ids`, nats per character; options as in `log_probs`."""
+        return float(-self.log_probs(ids, **options).mean())
+
+    def seen(self, ids: ArrayLike, *, context: int | None = None) -> Ints:
+        """How often the counted text holds the context before each character of `ids`."""
+        ids = np.asarray(ids, dtype=np.int64)
+        k = self._context(context)
+        stream = np.concatenate([self.tail[-k:] if k else self.tail[:0], ids])
+        rows = self._context_ids(stream, k, first=len(stream) - len(ids))[k]
+        return np.where(rows >= 0, self.raw[k].total[rows], 0)
+
+    def _context(self, context: int | None) -> int:
+        k = self.context if context is None else context
+        if not 0 <= k <= self.context:
+            raise ValueError(f"context must lie in 0 … {self.context}, not {k}")
+        return k
+
+    def _context_ids(self, stream: Ints, k: int, first: int) -> list[Ints]:
+        """For n = 0 … k: the id of the n characters before each place from `first` on, or -1."""
+        gram = np.zeros(len(stream) + 1, dtype=np.int64)  # id of the n characters before a place
+        found = [gram[first:-1]]
+        for n in range(k):
+            longer = np.full(len(stream) + 1, -1, dtype=np.int64)
+            keys = np.where(gram[:-1] >= 0, gram[:-1] * self.vocab_size + stream, -1)
+            longer[1:] = self.raw[n].find(keys)
+            longer[: n + 1] = -1  # fewer than n + 1 characters stand before these places
+            gram = longer
+            found.append(gram[first:-1])
+        return found
+
+    def _interpolate(self, contexts: list[Ints], chars: Ints, k: int, smoothing: str) -> Floats:
+        if smoothing not in ("kneser-ney", "witten-bell"):
+            raise ValueError(f"smoothing is 'kneser-ney' or 'witten-bell', not {smoothing!r}")
+        kneser_ney = smoothing == "kneser-ney"
+        p = np.full(len(chars), 1 / self.vocab_size)
+        for n in range(k + 1):
+            table = self.continuation[n] if kneser_ney and n < k else self.raw[n]
+            seen = contexts[n] >= 0
+            row = np.where(seen, contexts[n], 0)
+            seen &= table.total[row] > 0
+            gram = table.find(np.where(seen, row * self.vocab_size + chars, -1))
+            count = np.where(gram >= 0, table.counts[gram], 0)
+            total, types = table.total[row], table.types[row]
+            if kneser_ney:
+                higher, rest = _kneser_ney(count, types, table.discounts)
+            else:
+                higher, rest = count, types.sum(axis=1)
+                total = total + rest
+            p = np.where(seen, (higher + rest * p) / np.maximum(total, 1), p)
+        return p
+
+
+def _tabulate(keys: Ints, counts: Ints, vocab_size: int, contexts: int) -> _Counts:
+    context = keys // vocab_size
+    total = np.bincount(context, weights=counts, minlength=contexts).astype(np.int64)
+    kinds = [counts == 1, counts == 2, counts >= 3]
+    types = np.stack([np.bincount(context[k], minlength=contexts) for k in kinds], axis=1)
+    return _Counts(keys, counts.astype(np.int64), context, total, types)
+
+
+def _kneser_ney(count: Ints, types: Ints, discounts: Floats) -> tuple[Floats, Floats]:
+    """What is left of each count after its discount, and what the discounts free in all."""
+    steps = np.concatenate([[0.0], discounts])
+    return np.maximum(count - steps[count.clip(max=3)], 0), types @ discounts
+
+
+def compressor_loss(train: str, held_out: str, compressor: str = "bz2") -> float:
+    """Nats per held-out character that `bz2` (level 9) or `xz` (9e) spends on it after `train`.
+
+    The difference of two compressed sizes: both texts together, less the first alone.
+    """
+    squeeze = {
+        "bz2": lambda data: len(bz2.compress(data, 9)),
+        "xz": lambda data: len(lzma.compress(data, preset=9 | lzma.PRESET_EXTREME)),
+    }
+    if compressor not in squeeze:
+        raise ValueError(f"compressor is 'bz2' or 'xz', not {compressor!r}")
+    size = squeeze[compressor]
+    extra = size((train + held_out).encode("utf-8")) - size(train.encode("utf-8"))
+    return extra * 8 * math.log(2) / len(held_out)
+
+
+def floors(train: str, held_out: str, max_context: int = 6) -> dict[str, float]:
+    """The losses any model must beat on this split, nats per character, easiest first.
+
+    The alphabet is that of both parts; counts come from `train` alone.
+    """
+    alphabet = sorted(set(train) | set(held_out))
+    stoi = {c: i for i, c in enumerate(alphabet)}
+    table = NGram([stoi[c] for c in train], len(alphabet), min(max_context, len(train) - 1))
+    ids = [stoi[c] for c in held_out]
+    result = {"uniform": math.log(len(alphabet))}
+    result["unigram"] = table.loss(ids, context=0)
+    for k in range(1, table.context + 1):
+        result[f"{k + 1}-gram, Kneser-Ney"] = table.loss(ids, context=k)
+    for name in ("bz2", "xz"):
+        result[name] = compressor_loss(train, held_out, name)
+    return result

@@ -1,0 +1,169 @@
+"""From one long tensor of ids to batches of inputs x and targets y.
+
+Every iterable of batches here has three things in common: it yields pairs `x, y` of
+int64 tensors, `len()` is the number of batches in an epoch, and `contiguous` says
+whether a batch goes on where the last one stopped, so that a recurrent state may be
+carried across. A target of `IGNORE` is no target: it fills a short last column.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+IGNORE = -100  # torch's cross_entropy leaves such targets out
+
+
+def split_text(text: str, fractions: tuple[float, ...] = (0.9, 0.1)) -> tuple[str, ...]:
+    """Cut `text` into contiguous parts, before any windowing, so that no window crosses.
+
+    Cuts fall at `int(len(text) * sum of the fractions so far)`; the last part takes the rest.
+    """
+    if any(f <= 0 for f in fractions) or abs(sum(fractions) - 1) > 1e-9:
+        raise ValueError(f"fractions must be positive and add up to 1, not {fractions}")
+    ends = [round(sum(fractions[: i + 1]), 12) for i in range(len(fractions))]
+    cuts = [0, *(int(len(text) * end) for end in ends[:-1]), len(text)]
+    parts = tuple(text[a:b] for a, b in zip(cuts[:-1], cuts[1:], strict=True))
+    if not all(parts):
+        raise ValueError(f"{len(text)} characters are too few to cut into {fractions}")
+    return parts
+
+
+def context_windows(ids: Tensor, context: int) -> tuple[Tensor, Tensor]:
+    """All windows of `context` characters and the character after each.
+
+    `ids` has shape (N,); returns x (N - context, context), a view, and y (N - context,).
+    """
+    if context < 1 or len(ids) <= context:
+        raise ValueError(f"{len(ids)} characters hold no window of {context} and a target")
+    return ids[:-1].unfold(0, context, 1), ids[context:]
+
+
+class ShuffledBatches:
+    """Rows of x (N, ...) and y (N, ...) in an order drawn anew for each epoch."""
+
+    contiguous = False
+
+    def __init__(self, x: Tensor, y: Tensor, batch_size: int, *, seed: int | None = 0):
+        """`seed=None` keeps the rows in their order, for evaluation."""
+        if not 1 <= batch_size or len(x) != len(y) or len(x) == 0:
+            raise ValueError(f"can't batch {len(x)} rows and {len(y)} targets by {batch_size}")
+        self.x, self.y, self.batch_size, self.seed, self.epoch = (
+            x,
+            y,
+            batch_size,
+            seed,
+            0,
+        )
+
+    def __len__(self) -> int:
+        return -(-len(self.x) // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        if self.seed is None:
+            yield from zip(
+                self.x.split(self.batch_size),
+                self.y.split(self.batch_size),
+                strict=True,
+            )
+            return
+        order = torch.randperm(len(self.x), generator=_generator(self.seed, self.epoch))
+        for rows in order.to(self.x.device).split(self.batch_size):
+            yield self.x[rows], self.y[rows]
+
+
+class RandomWindows:
+    """`num_batches` batches of windows that start anywhere (source 000).
+
+    Yields x (B, T) and y (B, T), the same windows one character on.
+    """
+
+    contiguous = False
+
+    def __init__(
+        self,
+        ids: Tensor,
+        batch_size: int,
+        seq_len: int,
+        num_batches: int,
+        *,
+        seed: int = 0,
+        device: torch.device | str | None = None,
+    ):
+        if len(ids) <= seq_len or seq_len < 1 or batch_size < 1 or num_batches < 1:
+            raise ValueError(
+                f"{len(ids)} characters are too few for a window of {seq_len} and its target, "
+                f"or batch_size {batch_size} or num_batches {num_batches} is below 1"
+            )
+        self.windows = ids.to(device).unfold(0, seq_len + 1, 1)  # (N - T, T + 1), a view
+        self.batch_size, self.num_batches = batch_size, num_batches
+        self.seed, self.epoch = seed, 0
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        generator = _generator(self.seed, self.epoch)
+        for _ in range(self.num_batches):
+            starts = torch.randint(len(self.windows), (self.batch_size,), generator=generator)
+            window = self.windows[starts.to(self.windows.device)]  # (B, T + 1)
+            yield window[:, :-1], window[:, 1:]
+
+
+class StreamBatches:
+    """The text as `batch_size` contiguous streams, read side by side (the stream grid).
+
+    `ids` of shape (N,) hold N - 1 targets. Stream i is the i-th part of the text; the
+    parts differ by at most one in length, and a shorter one ends in one `IGNORE` target,
+    so that every target is met exactly once. Yields x (B, T) and y (B, T), views of one
+    tensor on `device`; the last T is shorter where `seq_len` does not divide the length.
+
+    For held-out text pass one character more in front (`ids[cut - 1:]`): it is the input
+    from which the first held-out character is predicted.
+    """
+
+    contiguous = True
+
+    def __init__(
+        self,
+        ids: Tensor,
+        batch_size: int,
+        seq_len: int,
+        *,
+        device: torch.device | str | None = None,
+    ):
+        targets = len(ids) - 1
+        if batch_size < 1 or seq_len < 1 or targets < batch_size:
+            raise ValueError(
+                f"{len(ids)} characters are too few for batch_size {batch_size} "
+                f"and seq_len {seq_len}: a batch needs {batch_size + 1} characters at least"
+            )
+        self.batch_size, self.seq_len, self.targets = batch_size, seq_len, targets
+        self.grid = _stream_grid(ids, batch_size).to(device)  # (B, L + 1)
+
+    def __len__(self) -> int:
+        return -(-(self.grid.shape[1] - 1) // self.seq_len)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        length = self.grid.shape[1] - 1
+        for start in range(0, length, self.seq_len):
+            end = min(start + self.seq_len, length)
+            yield self.grid[:, start:end], self.grid[:, start + 1 : end + 1]
+
+
+def _stream_grid(ids: Tensor, batch_size: int) -> Tensor:
+    """Streams as rows (B, L + 1): L inputs and, one on, L targets; short rows end in IGNORE."""
+    short, longer = divmod(len(ids) - 1, batch_size)  # `longer` streams have one target more
+    length = short + (longer > 0)
+    rows = torch.arange(batch_size)
+    starts = rows * short + rows.clamp(max=longer)
+    places = starts[:, None] + torch.arange(length + 1)  # (B, L + 1)
+    grid = ids.to("cpu", torch.int64)[places.clamp(max=len(ids) - 1)]
+    if longer:
+        grid[longer:, -1] = IGNORE
+    return grid
+
+
+def _generator(seed: int, epoch: int) -> torch.Generator:
+    """A CPU generator of its own for each epoch: a GPU run draws the same windows."""
+    return torch.Generator().manual_seed(seed * 1_000_003 + epoch)

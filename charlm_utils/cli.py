@@ -1,0 +1,233 @@
+"""The `charlm` command: corpora, train, sample, eval, floors."""
+
+import argparse
+import inspect
+import math
+import sys
+from pathlib import Path
+
+from charlm_utils import __version__, corpora
+from charlm_utils.baselines import floors
+from charlm_utils.batching import StreamBatches, split_text
+from charlm_utils.checkpoint import has_checkpoint, load_checkpoint
+from charlm_utils.device import pick_device, pick_precision, seed_everything
+from charlm_utils.models import CORES, CharLM, count_parameters, make_core
+from charlm_utils.sampling import generate
+from charlm_utils.schedules import SCHEDULES
+from charlm_utils.training import TrainingDiverged, evaluate, fit
+from charlm_utils.vocab import CharVocab
+
+EVAL_STREAMS, EVAL_LEN = 32, 256
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one subcommand; returns the exit status (0 good, 1 error, 130 stopped)."""
+    sys.stdout.reconfigure(errors="backslashreplace")
+    args = _parser().parse_args(argv)
+    try:
+        return args.run(args) or 0
+    except BrokenPipeError:  # the reader of our output went away, as `head` does
+        sys.stderr.close()
+        return 0
+    except (ValueError, OSError, corpora.CorpusUnavailable, TrainingDiverged) as error:
+        print(f"charlm: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("charlm: stopped", file=sys.stderr)
+        return 130
+
+
+def show_corpora(args: argparse.Namespace) -> None:
+    """Which texts are known, how long they are, and whether they are on this machine."""
+    for name, known in corpora.KNOWN.items():
+        try:
+            corpus = corpora.load_corpus(name) if args.fetch else corpora.find_local(name)
+        except corpora.CorpusUnavailable as error:
+            print(f"{name:30} {known.length:>9,}  not here ({error.reason})")
+            continue
+        print(f"{name:30} {known.length:>9,}  {corpus.source if corpus else 'not here'}")
+    print(f"{corpora.FALLBACK:30} {len(corpora.python_docs()):>9,}  comes with Python")
+
+
+def train(args: argparse.Namespace) -> int:
+    """Train on the first nine tenths of a text, validate on the last, save a checkpoint."""
+    out = Path(args.out or f"runs/{Path(args.corpus).stem}")
+    if has_checkpoint(out) and not args.resume:
+        raise ValueError(f"{out} holds a checkpoint; --resume goes on with it, --out names another")
+    text = corpora.load_corpus(args.corpus).text
+    train_text, _ = split_text(text)
+    device = pick_device(args.device)
+    vocab = CharVocab.from_text(text)
+    ids, cut = vocab.encode(text), len(train_text)
+    batches = StreamBatches(ids[:cut], args.batch_size, args.seq_len, device=device)
+    valid = StreamBatches(ids[cut - 1 :], EVAL_STREAMS, EVAL_LEN, device=device)
+    seed_everything(args.seed)
+    core = make_core(args.core, args.embedding_dim, args.hidden_size, args.num_layers)
+    model = CharLM(len(vocab), args.embedding_dim, core, dropout=args.dropout).to(device)
+    precision = args.precision or pick_precision(device)
+    print(
+        f"{args.corpus}: {cut:,} characters to train on, {len(text) - cut:,} held out, "
+        f"{len(vocab)} distinct; {count_parameters(model):,} parameters; {device}, {precision}"
+    )
+    options = {name: getattr(args, name) for name in _FIT_OPTIONS}
+    history = fit(
+        model,
+        batches,
+        valid,
+        vocab=vocab,
+        checkpoint_dir=out,
+        precision=precision,
+        clip=args.clip or None,
+        resume=args.resume,
+        seed=args.seed,
+        **options,
+    )
+    if history.interrupted:
+        print(f"stopped; the same command with --resume goes on from {out}")
+        return 130
+    print(f"validation {_units(history.valid[-1])}")
+    print(f"in {history.seconds[-1]:.0f} s; the model is in {out}; try: charlm sample {out}")
+    return 0
+
+
+def sample(args: argparse.Namespace) -> None:
+    """Print a prompt and what the model writes after it."""
+    model, vocab, _ = load_checkpoint(args.folder)
+    if vocab is None:
+        raise ValueError(f"{args.folder} was saved without a vocabulary")
+    text = generate(
+        model.to(pick_device(args.device)),
+        vocab,
+        args.prompt,
+        args.length,
+        temperature=args.temperature,
+        top_k=args.top_k,
+        seed=args.seed,
+        greedy=args.greedy,
+        start_empty=True,
+    )
+    print(text)
+
+
+def evaluate_checkpoint(args: argparse.Namespace) -> None:
+    """The loss of a checkpoint on the last tenth of a text, beside what tables get there."""
+    model, vocab, _ = load_checkpoint(args.folder)
+    if vocab is None:
+        raise ValueError(f"{args.folder} was saved without a vocabulary")
+    device = pick_device(args.device)
+    train_text, held_out = split_text(corpora.load_corpus(args.corpus).text)
+    ids = vocab.encode(train_text[-1] + held_out)
+    loss = evaluate(model.to(device), StreamBatches(ids, EVAL_STREAMS, EVAL_LEN, device=device))
+    rows = {"this model": loss, **floors(train_text, held_out)}
+    _print_losses(f"the last tenth of {args.corpus}, {len(held_out):,} characters", rows)
+
+
+def show_floors(args: argparse.Namespace) -> None:
+    """What count tables and compressors get on the last tenth of a text."""
+    train_text, held_out = split_text(corpora.load_corpus(args.corpus).text)
+    rows = floors(train_text, held_out)
+    _print_losses(f"the last tenth of {args.corpus}, {len(held_out):,} characters", rows)
+
+
+def _units(loss: float) -> str:
+    return (
+        f"{loss:.4f} nats = {loss / math.log(2):.4f} bits per character, "
+        f"perplexity {math.exp(loss):.3f}"
+    )
+
+
+def _print_losses(title: str, rows: dict[str, float]) -> None:
+    print(f"{title}\n{'':22} {'nats':>8} {'bits':>8} {'perplexity':>11}")
+    for name, loss in rows.items():
+        print(f"{name:22} {loss:8.4f} {loss / math.log(2):8.4f} {math.exp(loss):11.3f}")
+
+
+_FIT_OPTIONS = (
+    "epochs",
+    "lr",
+    "warmup_steps",
+    "schedule",
+    "weight_decay",
+    "carry_state",
+)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="charlm", description="Character-level language models, from the book."
+    )
+    parser.add_argument("--version", action="version", version=f"charlm {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, run in {
+        "corpora": show_corpora,
+        "train": train,
+        "sample": sample,
+        "eval": evaluate_checkpoint,
+        "floors": show_floors,
+    }.items():
+        text = inspect.getdoc(run)
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(run=run)
+        _ARGUMENTS[name](command)
+    return parser
+
+
+def _train_arguments(p: argparse.ArgumentParser) -> None:
+    _corpus_argument(p)
+    p.add_argument("--core", choices=CORES, default="gru")
+    p.add_argument("--hidden-size", type=int, default=512, help="units in each layer")
+    p.add_argument("--num-layers", type=int, default=1)
+    p.add_argument("--embedding-dim", type=int, default=64)
+    p.add_argument("--dropout", type=float, default=0.3, help="share of the core's output")
+    p.add_argument("--batch-size", type=int, default=64, help="streams read side by side")
+    p.add_argument("--seq-len", type=int, default=64, help="characters between two updates")
+    p.add_argument("--epochs", type=int, default=6)
+    p.add_argument("--lr", type=float, default=2e-3)
+    p.add_argument("--warmup-steps", type=int, default=50)
+    p.add_argument("--schedule", choices=SCHEDULES, default="cosine")
+    p.add_argument("--weight-decay", type=float, default=0.0)
+    p.add_argument("--clip", type=float, default=1.0, help="gradient norm; 0 for none")
+    p.add_argument("--no-carry-state", dest="carry_state", action="store_false")
+    p.add_argument("--out", help="folder of the checkpoint (default: runs/NAME)")
+    p.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
+    p.add_argument("--precision", choices=["bf16", "float32"])
+    p.add_argument("--seed", type=int, default=0)
+    _device_argument(p)
+
+
+def _sample_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("folder", metavar="DIR", help="folder of a checkpoint")
+    p.add_argument("--prompt", default="")
+    p.add_argument("--length", type=int, default=400)
+    p.add_argument("--temperature", type=float, default=0.8)
+    p.add_argument("--top-k", type=int, help="draw among the k likeliest only")
+    p.add_argument("--greedy", action="store_true", help="always the likeliest")
+    p.add_argument("--seed", type=int, help="the same seed, the same text")
+    _device_argument(p)
+
+
+def _eval_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("folder", metavar="DIR", help="folder of a checkpoint")
+    _corpus_argument(p)
+    _device_argument(p)
+
+
+def _corpus_argument(p: argparse.ArgumentParser) -> None:
+    p.add_argument("corpus", metavar="CORPUS_OR_FILE", help="a known corpus or a UTF-8 text file")
+
+
+def _corpora_arguments(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--fetch", action="store_true", help="download what is missing")
+
+
+def _device_argument(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--device", help="cpu, cuda, cuda:1 … (default: cuda where there is one)")
+
+
+_ARGUMENTS = {
+    "corpora": _corpora_arguments,
+    "train": _train_arguments,
+    "sample": _sample_arguments,
+    "eval": _eval_arguments,
+    "floors": _corpus_argument,
+}

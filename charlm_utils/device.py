@@ -1,0 +1,64 @@
+"""Where to compute, how precisely, and from which seed."""
+
+import contextlib
+import platform
+import random
+from pathlib import Path
+
+import numpy as np
+import torch
+
+
+def pick_device(name: str | None = None) -> torch.device:
+    """`cuda` where there is one, else `cpu`; any other device only by its name.
+
+    Apple's `mps` is never picked unasked: recurrent layers with silently wrong results
+    are on record there.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"{name!r} is no device; use cpu, cuda, cuda:1 or mps") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError("there is no CUDA device here; use --device cpu, or leave it out")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("there is no MPS device here; use --device cpu, or leave it out")
+    return device
+
+
+def pick_precision(device: torch.device | str) -> str:
+    """`bf16` where the hardware multiplies bfloat16, else `float32`."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        fast = torch.cuda.get_device_capability(device) >= (8, 0)  # Ampere and later
+    else:
+        fast = device.type == "cpu" and _cpu_multiplies_bf16()
+    return "bf16" if fast else "float32"
+
+
+def autocast(device: torch.device | str, precision: str) -> contextlib.AbstractContextManager:
+    """A context in which matrix products run in `precision` ("bf16" or "float32")."""
+    if precision == "float32":
+        return contextlib.nullcontext()
+    if precision != "bf16":
+        raise ValueError(f"precision must be bf16 or float32, not {precision!r}")
+    return torch.autocast(torch.device(device).type, torch.bfloat16)
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python's, NumPy's and torch's generators (all devices)."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def _cpu_multiplies_bf16() -> bool:
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return False
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags

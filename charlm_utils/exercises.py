@@ -1,0 +1,20 @@
+"""Checkers for the first exercise of each chapter: a bool, one hint line, never an error."""
+
+from collections.abc import Callable
+
+Test = tuple[Callable[[], bool], str]  # a question to the answer, and the hint if it fails
+
+
+def _judge(tests: list[Test]) -> bool:
+    """Ask in order; print the hint of the first test that fails or breaks, else "right"."""
+    for question, hint in tests:
+        try:
+            good = bool(question())
+        except Exception as error:  # a reader's answer may break in any way
+            print(f"not yet: {hint} (it stopped with {type(error).__name__}: {error})")
+            return False
+        if not good:
+            print(f"not yet: {hint}")
+            return False
+    print("right")
+    return True

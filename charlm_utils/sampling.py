@@ -1,0 +1,113 @@
+"""Drawing text from a model, one character at a time, each read exactly once."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from charlm_utils.resume import State
+from charlm_utils.vocab import CharVocab
+
+
+def scaled_probs(logits: Tensor, temperature: float = 1.0, top_k: int | None = None) -> Tensor:
+    """Probabilities of the last axis of `logits`, sharpened and cut to the `top_k` largest.
+
+    Temperature t raises the probabilities to the power 1/t and normalises them again.
+    """
+    if not (math.isfinite(temperature) and temperature > 0):
+        raise ValueError(
+            f"temperature must be a positive number, not {temperature}; for the most likely "
+            "character every time use greedy=True"
+        )
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"top_k must be at least 1, not {top_k}")
+    logits = logits.float()
+    if top_k is not None and top_k < logits.shape[-1]:
+        keep = logits.topk(top_k, dim=-1)
+        logits = torch.full_like(logits, -torch.inf).scatter(-1, keep.indices, keep.values)
+    highest = logits.amax(dim=-1, keepdim=True)  # before dividing: a tiny temperature stays finite
+    return ((logits - highest).double() / temperature).softmax(dim=-1)
+
+
+def sample_next(
+    logits: Tensor,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    greedy: bool = False,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """One id for each row of `logits` (B, V): int64 of shape (B,), on the logits' device."""
+    if greedy:
+        return logits.argmax(dim=-1)
+    probs = scaled_probs(logits, temperature, top_k)
+    drawn = torch.multinomial(probs.cpu(), 1, generator=generator)  # CPU: same draws everywhere
+    return drawn.squeeze(1).to(logits.device)
+
+
+@torch.no_grad()
+def next_char_probs(
+    model: nn.Module, vocab: CharVocab, prompt: str, *, temperature: float = 1.0
+) -> dict[str, float]:
+    """Every character with the probability the model gives it after `prompt`, likeliest first."""
+    logits, _ = _read(model, vocab, prompt)
+    probs = scaled_probs(logits[0], temperature)
+    order = probs.argsort(descending=True).tolist()
+    return {vocab.itos[i]: probs[i].item() for i in order}
+
+
+@torch.no_grad()
+def generate(
+    model: nn.Module,
+    vocab: CharVocab,
+    prompt: str,
+    length: int,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    seed: int | None = None,
+    greedy: bool = False,
+    start_empty: bool = False,
+) -> str:
+    """`prompt` and `length` more characters, drawn from the model one by one.
+
+    The prompt is read once; after it each drawn character goes in and the state carries
+    the rest. `greedy=True` takes the likeliest character every time. An empty prompt is
+    an error unless `start_empty=True`, which starts from a zero state and the first
+    character of the vocabulary (not returned).
+    """
+    if length < 0:
+        raise ValueError(f"length must be at least 0, not {length}")
+    scaled_probs(torch.zeros(1), temperature, top_k)  # bad settings fail before any reading
+    generator = None if seed is None else torch.Generator().manual_seed(seed)
+    training = model.training
+    model.eval()
+    try:
+        logits, state = _read(model, vocab, vocab.itos[0] if start_empty and not prompt else prompt)
+        ids = []
+        for _ in range(length):
+            last = sample_next(
+                logits,
+                temperature=temperature,
+                top_k=top_k,
+                greedy=greedy,
+                generator=generator,
+            )
+            ids.append(int(last))
+            logits, state = _step(model, last[:, None], state)
+    finally:
+        model.train(training)
+    return prompt + vocab.decode(ids)
+
+
+def _read(model: nn.Module, vocab: CharVocab, prompt: str) -> tuple[Tensor, State]:
+    if not prompt:
+        raise ValueError("the prompt is empty (0 characters); start_empty=True starts from nothing")
+    device = next(model.parameters()).device
+    return _step(model, vocab.encode(prompt)[None].to(device), None)
+
+
+def _step(model: nn.Module, x: Tensor, state: State) -> tuple[Tensor, State]:
+    """Logits (B, V) after the last character of x (B, T), from either kind of model."""
+    logits, state = model(x, state)
+    return (logits[:, -1] if logits.dim() == 3 else logits), state

@@ -1,0 +1,221 @@
+"""Defaults for `pytest --nbval notebooks/`; nbval has no ini options of its own.
+
+Numbers may differ a little, words and integers not at all. Corpora are resolved once, here; a
+notebook whose corpus can't be had runs lax: its cells run, its stored outputs are not compared.
+Without `--nbval` nothing in this file has any effect.
+"""
+
+import importlib.util
+import json
+import os
+import re
+import time
+from decimal import Decimal
+from pathlib import Path
+from queue import Empty
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).resolve().parent
+CELL_SECONDS = 30 * 60
+LAX = "CHARLM_LAX"  # {notebook: its missing corpora} as JSON, for xdist's workers
+DECIMAL = r"(?<![\d.])[-+]?\d+\.\d+(?:[eE][-+]?\d+)?(?!\.?\d)"
+NUMBER = re.compile(DECIMAL)
+PADDED = re.compile(f" *{DECIMAL} *")  # a column's padding depends on the digits
+
+
+# ---- numbers ----------------------------------------------------------------------------------
+
+
+def close(stored, new):
+    """Whether two printed decimals agree.
+
+    Within 2 %, or, where both print at least three decimals, within one unit of the last place.
+    """
+    a, b = Decimal(stored), Decimal(new)
+    if abs(a - b) <= Decimal("0.02") * max(abs(a), abs(b)):
+        return True
+    places = min(len(re.split("[.eE]", text)[1]) for text in (stored, new))
+    unit = Decimal(1).scaleb(min(a.as_tuple().exponent, b.as_tuple().exponent))
+    return places >= 3 and abs(a - b) <= unit
+
+
+class Tolerant(str):
+    """A text that equals another when the words and integers agree and each decimal is close."""
+
+    __hash__ = str.__hash__
+
+    def __eq__(self, other):
+        if PADDED.sub("#", self) != PADDED.sub("#", other):
+            return False
+        pairs = zip(NUMBER.findall(self), NUMBER.findall(other), strict=True)
+        return all(close(a, b) for a, b in pairs)
+
+    def __ne__(self, other):
+        return not self == other
+
+
+# ---- corpora ----------------------------------------------------------------------------------
+
+
+def load_run_tool():
+    """The module book/tools/run.py, which knows what corpora a notebook names."""
+    spec = importlib.util.spec_from_file_location("book_run", ROOT / "book" / "tools" / "run.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def notebooks_in(arguments):
+    """The notebooks that pytest's command-line arguments name, sorted."""
+    found = set()
+    for argument in arguments:
+        path = Path(str(argument).split("::")[0]).resolve()
+        found |= set(path.rglob("*.ipynb")) if path.is_dir() else {path}
+    hidden = (".ipynb_checkpoints", "_build", ".venv")
+    return sorted(p for p in found if p.suffix == ".ipynb" and not set(hidden) & set(p.parts))
+
+
+def resolve_corpora(notebooks):
+    """Look for every corpus the notebooks name. Returns {notebook: [missing corpora]}.
+
+    Under `CHARLM_STRICT=1` a missing corpus ends the run.
+    """
+    run = load_run_tool()
+    needed = {path: run.corpora_needed(nbformat.read(path, as_version=4)) for path in notebooks}
+    try:
+        missing = run.missing_corpora(sorted({n for names in needed.values() for n in names}))
+    except NotADirectoryError as error:  # what CHARLM_DATA says
+        raise pytest.UsageError(str(error)) from None
+    if missing and os.environ.get("CHARLM_STRICT", "0") not in ("", "0"):
+        reasons = "; ".join(f"{name} ({reason})" for name, reason in missing.items())
+        raise pytest.UsageError(f"CHARLM_STRICT is set and a corpus is missing: {reasons}")
+    lax = {str(path): [n for n in names if n in missing] for path, names in needed.items()}
+    return {path: names for path, names in lax.items() if names}
+
+
+def lax_notebooks():
+    """{notebook: [missing corpora]} as the controlling process found it."""
+    return json.loads(os.environ.get(LAX, "{}"))
+
+
+# ---- nbval ------------------------------------------------------------------------------------
+
+
+def uses_nbval(config):
+    return getattr(config.option, "nbval", False) or getattr(config.option, "nbval_lax", False)
+
+
+def set_defaults(option):
+    """nbval's options, where the command line left them alone."""
+    if not option.nbval_kernel_name:
+        option.nbval_current_env = True
+    if option.nbval_cell_timeout == 2000:  # nbval's own default
+        option.nbval_cell_timeout = CELL_SECONDS
+
+
+def set_environment(config):
+    """What kernels inherit."""
+    os.environ.update(CHARLM_QUIET="1", CHARLM_CHECK="1", PYTHONHASHSEED="0")
+    os.environ.pop("CHARLM_RECORD", None)
+    if getattr(config.option, "numprocesses", None):
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+    data = os.environ.get("CHARLM_DATA")
+    if data:  # kernels start in the notebook's folder
+        os.environ["CHARLM_DATA"] = str((ROOT / data).resolve())
+
+
+def execute_cell_input(self, cell_input, allow_stdin=None):
+    """nbval's own passes store_history=False, and then IPython ignores a closing `;`."""
+    return self.kc.execute(cell_input, allow_stdin=allow_stdin, stop_on_error=False)
+
+
+def await_reply(self, msg_id, timeout=None):
+    """nbval's own waits out the whole time-out for a kernel that was killed; this one looks."""
+    deadline = time.monotonic() + (CELL_SECONDS if timeout is None else timeout)
+    while True:
+        try:
+            message = self.get_message(stream="shell", timeout=1)
+        except Empty:
+            if not self.is_alive():
+                raise RuntimeError("the kernel died (out of memory?)") from None
+            if time.monotonic() > deadline:
+                raise
+            continue
+        if message["parent_header"].get("msg_id") == msg_id:
+            return
+
+
+def patch_nbval():
+    from nbval import kernel, plugin
+
+    kernel.RunningKernel.execute_cell_input = execute_cell_input
+    kernel.RunningKernel.await_reply = await_reply
+    plain = plugin.IPyNbCell.sanitize
+
+    def sanitize(self, text):
+        clean = plain(self, text)
+        return Tolerant(clean) if isinstance(clean, str) else clean
+
+    plugin.IPyNbCell.sanitize = sanitize
+
+
+# ---- pytest's hooks ---------------------------------------------------------------------------
+
+
+def pytest_configure(config):
+    if not uses_nbval(config):
+        return
+    set_defaults(config.option)
+    set_environment(config)
+    patch_nbval()
+    if not hasattr(config, "workerinput"):  # the controlling process, not a worker of xdist
+        os.environ[LAX] = json.dumps(resolve_corpora(notebooks_in(config.args)))
+        os.environ["CHARLM_OFFLINE"] = "1"
+
+
+def pytest_report_header(config):
+    if not uses_nbval(config) or not lax_notebooks():
+        return None
+    names = (f"{Path(path).name} ({', '.join(n)})" for path, n in lax_notebooks().items())
+    return f"lax, stored outputs not compared, corpus missing: {'; '.join(names)}"
+
+
+def pytest_collectstart(collector):
+    if hasattr(collector, "skip_compare"):  # a notebook of nbval's
+        collector.skip_compare += ("stderr", "text/html", "image/svg+xml")
+
+
+def pytest_collection_modifyitems(config, items):
+    if not uses_nbval(config):
+        return
+    lax = lax_notebooks()
+    for item in items:
+        if not hasattr(item, "output_timeout"):  # not a cell
+            continue
+        item.output_timeout = 60  # nbval's own is 5 seconds
+        kind = "compared" if item.options["check"] else "tagged"
+        if str(item.path.resolve()) in lax:
+            item.options["check"], kind = False, "lax"
+        item.user_properties.append(("cell", f"{kind} {item.path.name}"))
+
+
+def pytest_terminal_summary(terminalreporter):
+    rows, seen = {}, set()
+    reports = [r for group in terminalreporter.stats.values() for r in group]
+    for report in reports:
+        cell = dict(getattr(report, "user_properties", ())).get("cell")
+        if cell is None:
+            continue
+        kind, notebook = cell.split(" ", 1)
+        row = rows.setdefault(notebook, {"seconds": 0.0, "compared": 0, "tagged": 0, "lax": 0})
+        row["seconds"] += report.duration
+        row[kind] += report.nodeid not in seen
+        seen.add(report.nodeid)
+    if rows:
+        terminalreporter.section("notebooks")
+        terminalreporter.line(f"{'seconds':>8} {'compared':>9} {'tagged':>7} {'lax':>5}  notebook")
+    for notebook, row in sorted(rows.items()):
+        counts = f"{row['compared']:9} {row['tagged']:7} {row['lax']:5}"
+        terminalreporter.line(f"{row['seconds']:8.1f} {counts}  {notebook}")

@@ -1,0 +1,115 @@
+"""How memory is measured: gradients by lag, loss by context, copying, probes, recitation."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from charlm_utils.batching import IGNORE, StreamBatches
+from charlm_utils.memory import (
+    CopyBack,
+    copy_back_batch,
+    gradient_by_lag,
+    hidden_trace,
+    linear_probe,
+    loss_by_context,
+    recitation,
+)
+from charlm_utils.models import CharLM, make_core
+from charlm_utils.training import evaluate
+
+
+def small_model(core="gru", vocab_size=7, dropout=0.0):
+    torch.manual_seed(0)
+    return CharLM(vocab_size, 5, make_core(core, 5, 11), dropout=dropout)
+
+
+class LastOnly(nn.Module):
+    """A core without memory: its output is its input."""
+
+    hidden_size = 5
+
+    def forward(self, x, state=None):
+        return x, None
+
+
+def test_gradient_by_lag_has_one_norm_per_step_and_dies_without_memory():
+    x, y = torch.randint(7, (6, 9)), torch.randint(7, (6,))
+    assert (gradient_by_lag(small_model(), x, y) > 0).all()
+    blind = gradient_by_lag(CharLM(7, 5, LastOnly()), x, y)
+    assert blind.shape == (9,) and blind[0] > 0 and (blind[1:] == 0).all()
+
+
+def test_gradient_by_lag_equals_a_finite_difference():
+    model = small_model().double()
+    x, y, step = torch.randint(7, (1, 4)), torch.randint(7, (1,)), 1e-6
+    embedded = model.embedding(x).detach()
+
+    def loss(e):
+        return nn.functional.cross_entropy(model.head(model.core(e)[0][:, -1]), y).item()
+
+    slopes = torch.zeros(5)
+    for i in range(5):  # the character two steps back
+        moved = embedded.clone()
+        moved[0, 1, i] += step
+        slopes[i] = (loss(moved) - loss(embedded)) / step
+    assert gradient_by_lag(model, x, y)[2].item() == pytest.approx(slopes.norm().item(), rel=1e-3)
+
+
+def test_loss_by_context_averages_to_the_loss_of_a_state_reset_at_each_window():
+    model, ids = small_model(), torch.randint(7, (8 * 12 + 1,))
+    losses = loss_by_context(model, ids, 8, rows=5)
+    assert losses.shape == (8,)
+    reset = StreamBatches(ids, 12, 8)  # twelve streams of one window each
+    assert losses.mean().item() == pytest.approx(evaluate(model, reset), abs=1e-6)
+    with pytest.raises(ValueError, match="hold no window of 200"):
+        loss_by_context(model, ids, 200)
+
+
+def test_copy_back_targets_are_the_inputs_of_lag_steps_before():
+    x, y = copy_back_batch(3, 10, 4, 6, torch.Generator().manual_seed(0))
+    assert (y[:, :4] == IGNORE).all() and (y[:, 4:] == x[:, :6]).all()
+    with pytest.raises(ValueError, match="lag must lie in"):
+        copy_back_batch(3, 10, 10, 6, torch.Generator())
+    batches = CopyBack(3, 10, 4, 6, 2, seed=1)
+    first = [x for x, _ in batches]
+    assert len(first) == len(batches) == 2 and not first[0].equal(first[1])
+    assert first[0].equal(next(iter(batches))[0])
+    batches.epoch = 1
+    assert not first[0].equal(next(iter(batches))[0])
+
+
+def test_a_core_without_memory_cannot_copy():
+    model = CharLM(6, 5, LastOnly())
+    assert evaluate(model, CopyBack(64, 20, 3, 6, 20)) > math.log(6) - 0.05
+
+
+def test_hidden_trace_is_the_cores_output_and_leaves_the_mode_alone():
+    model = small_model("lstm", dropout=0.5).train()
+    ids = torch.randint(7, (13,))
+    trace = hidden_trace(model, ids)
+    assert trace.shape == (13, 11) and model.training
+    assert trace.equal(hidden_trace(model, ids))
+
+
+def test_linear_probe_finds_what_is_there_and_nothing_in_noise():
+    torch.manual_seed(1)
+    states = torch.randn(600, 8)
+    there = linear_probe(states, (states[:, 2] > 0).long())
+    assert there.accuracy > 0.93 and there.shuffled < 0.65
+    noise = linear_probe(states, torch.randint(2, (600,)))
+    assert 0.35 < noise.accuracy < 0.65
+    assert there.weights.shape == (9, 2)
+    with pytest.raises(ValueError, match="can't be probed"):
+        linear_probe(states, torch.zeros(5, dtype=torch.long))
+
+
+def test_recitation_finds_the_longest_copy_and_the_share_of_new_grams():
+    source = "the quick brown fox jumps over the lazy dog"
+    found = recitation("xx brown fox jumps yy", source, n=4)
+    assert found.passage == " brown fox jumps " and found.longest == len(found.passage)
+    assert recitation(source, source).novel == 0
+    assert recitation("##########", source) == type(found)(0, "", 1.0)
+    with pytest.raises(ValueError, match="no 8-gram"):
+        recitation("short", source)
