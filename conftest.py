@@ -147,9 +147,27 @@ def await_reply(self, msg_id, timeout=None):
             return
 
 
+def persistent(start_new_kernel, attempts=3):
+    """A starter of kernels that tries again.
+
+    Ports are picked before the kernel binds them: two workers may pick the same, and one dies.
+    """
+
+    def start(startup_timeout, kernel_name, stderr, cwd):
+        for left in reversed(range(attempts)):
+            try:
+                return start_new_kernel(startup_timeout, kernel_name, stderr=stderr, cwd=cwd)
+            except RuntimeError:
+                if not left:
+                    raise
+
+    return start
+
+
 def patch_nbval():
     from nbval import kernel, plugin
 
+    kernel.start_new_kernel = persistent(kernel.start_new_kernel)
     kernel.RunningKernel.execute_cell_input = execute_cell_input
     kernel.RunningKernel.await_reply = await_reply
     plain = plugin.IPyNbCell.sanitize

@@ -3,6 +3,7 @@
 An n-gram table with *context k* predicts a character from the k before it, so it counts
 (k + 1)-grams. Counts are interpolated down to the uniform distribution over the alphabet,
 by Witten-Bell (Witten and Bell, 1991) or by modified Kneser-Ney (Chen and Goodman, 1998).
+Every character gets a positive probability, so no loss is infinite.
 """
 
 import bz2
@@ -16,6 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
+FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)  # where counts are too few to estimate D1, D2, D3+
+
 
 @dataclass(frozen=True)
 class _Counts:
@@ -26,42 +29,29 @@ class _Counts:
 
     keys: Ints  # (G,) sorted and distinct
     counts: Ints  # (G,)
-    context: Ints  # (G,) the id of the first n - 1 characters
     total: Ints  # (C,) sum of the counts behind each context
     types: Ints  # (C, 3) how many n-grams of count 1, 2, and 3 or more follow each context
+    discounts: Floats  # (3,) D1, D2 and D3+
 
     def find(self, keys: Ints) -> Ints:
         """The id of each key, or -1 where it was never seen."""
         places = np.searchsorted(self.keys, keys).clip(max=len(self.keys) - 1)
         return np.where(self.keys[places] == keys, places, -1)
 
-    @property
-    def discounts(self) -> Floats:
-        """D1, D2 and D3+ of Chen and Goodman, from how many n-grams occur 1 to 4 times."""
-        n1, n2, n3, n4 = (float((self.counts == c).sum()) for c in (1, 2, 3, 4))
-        y = n1 / max(n1 + 2 * n2, 1)
-        ratios = [n2 / max(n1, 1), n3 / max(n2, 1), n4 / max(n3, 1)]
-        raw = [1 - 2 * y * ratios[0], 2 - 3 * y * ratios[1], 3 - 4 * y * ratios[2]]
-        return np.array([min(max(d, 0.0), i + 1.0) for i, d in enumerate(raw)])
-
 
 class NGram:
     """Counts of every n-gram of a text up to `context + 1` characters.
 
     `ids` are character ids below `vocab_size`; one table answers for all shorter contexts too.
+    Raises `ValueError` for ids outside the alphabet and for a text not longer than `context`.
     """
 
     def __init__(self, ids: ArrayLike, vocab_size: int, context: int):
-        ids = np.asarray(ids, dtype=np.int64)
+        self.vocab_size, self.context = vocab_size, context
+        ids = self._checked(ids)
         if context < 0 or len(ids) <= context:
             raise ValueError(f"{len(ids)} characters are too few for a context of {context}")
-        if ids.min() < 0 or ids.max() >= vocab_size:
-            raise ValueError(f"ids must lie in 0 … {vocab_size - 1}, not {ids.min()} … {ids.max()}")
-        self.vocab_size, self.context, self.tail = (
-            vocab_size,
-            context,
-            ids[-context or len(ids) :],
-        )
+        self.tail = ids[len(ids) - context :]
         self.raw: list[_Counts] = []  # by n - 1, each with raw counts
         self.continuation: list[_Counts] = []  # … with the number of distinct characters before
         self._count(ids)
@@ -69,15 +59,10 @@ class NGram:
     def _count(self, ids: Ints) -> None:
         """Fill the tables, one length after the other: an n-gram's id is the next one's context."""
         grams: list[Ints] = []  # by n - 1, the id of the n-gram that starts at each place
-        before, contexts = (
-            np.zeros(len(ids), dtype=np.int64),
-            1,
-        )  # the one empty context
+        before, contexts = np.zeros(len(ids), dtype=np.int64), 1  # the one empty context
         for n in range(self.context + 1):
             keys, gram, counts = np.unique(
-                before * self.vocab_size + ids[n:],
-                return_inverse=True,
-                return_counts=True,
+                before * self.vocab_size + ids[n:], return_inverse=True, return_counts=True
             )
             self.raw.append(_tabulate(keys, counts, self.vocab_size, contexts))
             grams.append(gram)
@@ -105,42 +90,43 @@ class NGram:
         The text starts with `before` as its context: by default the end of the counted text,
         as for a held-out part that follows it. Returns nats, shape (len(ids),).
         """
-        ids = np.asarray(ids, dtype=np.int64)
-        k = self._context(context)
-        start = np.asarray(self.tail if before is None else before, dtype=np.int64)[
-            -k or len(ids) :
-        ]
-        start = start if k else start[:0]
-        stream = np.concatenate([start, ids])
-        contexts = self._context_ids(stream, k, first=len(start))
+        k, ids = self._context(context), self._checked(ids)
+        start = self._start(before, k)
+        contexts = self._context_ids(np.concatenate([start, ids]), k, first=len(start))
         return np.log(self._interpolate(contexts, ids, k, smoothing))
 
     def probs(
+        self, context_ids: ArrayLike, *, context: int | None = None, smoothing: str = "kneser-ney"
+    ) -> Floats:
+        """The distribution over the alphabet after `context_ids`, which may be none: (V,)."""
+        k = self._context(context)
+        given = self._start(np.atleast_1d(context_ids), k)
+        stream = np.append(given, 0)  # the 0 marks the place that is asked for
+        found = self._context_ids(stream, k, first=len(given))
+        contexts = [np.full(self.vocab_size, gram[0]) for gram in found]
+        return self._interpolate(contexts, np.arange(self.vocab_size), k, smoothing)
+
+    def loss(
         self,
-        context_ids: ArrayLike,
+        ids: ArrayLike,
         *,
         context: int | None = None,
         smoothing: str = "kneser-ney",
-    ) -> Floats:
-        """The distribution over the alphabet after `context_ids`; shape (V,), sums to 1."""
-        k = self._context(context)
-        given = np.asarray(context_ids, dtype=np.int64).reshape(-1)
-        stream = np.append(given[len(given) - min(k, len(given)) :], 0)
-        contexts = [
-            np.full(self.vocab_size, c[0]) for c in self._context_ids(stream, k, len(stream) - 1)
-        ]
-        return self._interpolate(contexts, np.arange(self.vocab_size), k, smoothing)
-
-    def loss(self, ids: ArrayLike, **options) -> float:
+        before: ArrayLike | None = None,
+    ) -> float:
         """Mean of -ln p over `ids`, nats per character; options as in `log_probs`."""
+        if len(ids) == 0:
+            raise ValueError("a text of 0 characters has no loss")
+        options = {"context": context, "smoothing": smoothing, "before": before}
         return float(-self.log_probs(ids, **options).mean())
 
-    def seen(self, ids: ArrayLike, *, context: int | None = None) -> Ints:
-        """How often the counted text holds the context before each character of `ids`."""
-        ids = np.asarray(ids, dtype=np.int64)
-        k = self._context(context)
-        stream = np.concatenate([self.tail[-k:] if k else self.tail[:0], ids])
-        rows = self._context_ids(stream, k, first=len(stream) - len(ids))[k]
+    def seen(
+        self, ids: ArrayLike, *, context: int | None = None, before: ArrayLike | None = None
+    ) -> Ints:
+        """How often the counted text goes on after the context before each character of `ids`."""
+        k, ids = self._context(context), self._checked(ids)
+        start = self._start(before, k)
+        rows = self._context_ids(np.concatenate([start, ids]), k, first=len(start))[k]
         return np.where(rows >= 0, self.raw[k].total[rows], 0)
 
     def _context(self, context: int | None) -> int:
@@ -149,20 +135,40 @@ class NGram:
             raise ValueError(f"context must lie in 0 … {self.context}, not {k}")
         return k
 
+    def _checked(self, ids: ArrayLike) -> Ints:
+        """`ids` as a one-dimensional array of int64; raises where one is no id of the alphabet."""
+        array = np.asarray(ids)
+        if array.size == 0:
+            return np.zeros(0, dtype=np.int64)
+        if array.ndim != 1 or array.dtype.kind not in "iu":
+            raise ValueError(f"ids must be integers in one row, not {array.dtype} {array.shape}")
+        low, high = array.min(), array.max()
+        if low < 0 or high >= self.vocab_size:
+            raise ValueError(f"ids must lie in 0 … {self.vocab_size - 1}, not {low} … {high}")
+        return array.astype(np.int64)
+
+    def _start(self, before: ArrayLike | None, k: int) -> Ints:
+        """The last k ids of `before`, of the counted text by default."""
+        start = self.tail if before is None else self._checked(before)
+        return start[max(len(start) - k, 0) :]
+
     def _context_ids(self, stream: Ints, k: int, first: int) -> list[Ints]:
-        """For n = 0 … k: the id of the n characters before each place from `first` on, or -1."""
+        """For n = 0 … k: the id of the n characters before each place from `first` on.
+
+        It is -1 where the counted text lacks them, or fewer than n stand before the place.
+        """
         gram = np.zeros(len(stream) + 1, dtype=np.int64)  # id of the n characters before a place
         found = [gram[first:-1]]
         for n in range(k):
             longer = np.full(len(stream) + 1, -1, dtype=np.int64)
             keys = np.where(gram[:-1] >= 0, gram[:-1] * self.vocab_size + stream, -1)
             longer[1:] = self.raw[n].find(keys)
-            longer[: n + 1] = -1  # fewer than n + 1 characters stand before these places
             gram = longer
             found.append(gram[first:-1])
         return found
 
     def _interpolate(self, contexts: list[Ints], chars: Ints, k: int, smoothing: str) -> Floats:
+        """p of each of `chars`, from the shortest context (1/V) up to the one of k characters."""
         if smoothing not in ("kneser-ney", "witten-bell"):
             raise ValueError(f"smoothing is 'kneser-ney' or 'witten-bell', not {smoothing!r}")
         kneser_ney = smoothing == "kneser-ney"
@@ -189,13 +195,27 @@ def _tabulate(keys: Ints, counts: Ints, vocab_size: int, contexts: int) -> _Coun
     total = np.bincount(context, weights=counts, minlength=contexts).astype(np.int64)
     kinds = [counts == 1, counts == 2, counts >= 3]
     types = np.stack([np.bincount(context[k], minlength=contexts) for k in kinds], axis=1)
-    return _Counts(keys, counts.astype(np.int64), context, total, types)
+    return _Counts(keys, counts.astype(np.int64), total, types, _discounts(counts))
+
+
+def _discounts(counts: Ints) -> Floats:
+    """D1, D2 and D3+ of Chen and Goodman, from how many n-grams occur 1, 2, 3 and 4 times.
+
+    A discount of 0 or less would leave unseen characters nothing, and one that rests on no
+    n-gram means nothing: 0.5, 1 and 1.5 stand in for those.
+    """
+    n = [int((counts == c).sum()) for c in (1, 2, 3, 4)]
+    if not all(n):
+        return np.array(FALLBACK_DISCOUNTS)
+    y = n[0] / (n[0] + 2 * n[1])
+    estimates = [i + 1 - (i + 2) * y * n[i + 1] / n[i] for i in range(3)]  # below i + 1 always
+    return np.where(np.greater(estimates, 0), estimates, FALLBACK_DISCOUNTS)
 
 
 def _kneser_ney(count: Ints, types: Ints, discounts: Floats) -> tuple[Floats, Floats]:
     """What is left of each count after its discount, and what the discounts free in all."""
     steps = np.concatenate([[0.0], discounts])
-    return np.maximum(count - steps[count.clip(max=3)], 0), types @ discounts
+    return count - steps[count.clip(max=3)], types @ discounts
 
 
 def compressor_loss(train: str, held_out: str, compressor: str = "bz2") -> float:
@@ -203,30 +223,33 @@ def compressor_loss(train: str, held_out: str, compressor: str = "bz2") -> float
 
     The difference of two compressed sizes: both texts together, less the first alone.
     """
-    squeeze = {
-        "bz2": lambda data: len(bz2.compress(data, 9)),
-        "xz": lambda data: len(lzma.compress(data, preset=9 | lzma.PRESET_EXTREME)),
-    }
-    if compressor not in squeeze:
+    if compressor not in ("bz2", "xz"):
         raise ValueError(f"compressor is 'bz2' or 'xz', not {compressor!r}")
-    size = squeeze[compressor]
-    extra = size((train + held_out).encode("utf-8")) - size(train.encode("utf-8"))
-    return extra * 8 * math.log(2) / len(held_out)
+    if not held_out:
+        raise ValueError("a held-out text of 0 characters has no loss")
+
+    def size(text: str) -> int:
+        data = text.encode("utf-8")
+        if compressor == "bz2":
+            return len(bz2.compress(data, 9))
+        return len(lzma.compress(data, preset=9 | lzma.PRESET_EXTREME))
+
+    return (size(train + held_out) - size(train)) * 8 * math.log(2) / len(held_out)
 
 
 def floors(train: str, held_out: str, max_context: int = 6) -> dict[str, float]:
     """The losses any model must beat on this split, nats per character, easiest first.
 
-    The alphabet is that of both parts; counts come from `train` alone.
+    The alphabet is that of both parts; counts come from `train` alone. Raises `ValueError`
+    where one of the two parts is empty.
     """
+    if not train or not held_out:
+        raise ValueError(f"no floors from {len(train)} characters for {len(held_out)} held out")
     alphabet = sorted(set(train) | set(held_out))
     stoi = {c: i for i, c in enumerate(alphabet)}
     table = NGram([stoi[c] for c in train], len(alphabet), min(max_context, len(train) - 1))
     ids = [stoi[c] for c in held_out]
-    result = {"uniform": math.log(len(alphabet))}
-    result["unigram"] = table.loss(ids, context=0)
+    result = {"uniform": math.log(len(alphabet)), "unigram": table.loss(ids, context=0)}
     for k in range(1, table.context + 1):
         result[f"{k + 1}-gram, Kneser-Ney"] = table.loss(ids, context=k)
-    for name in ("bz2", "xz"):
-        result[name] = compressor_loss(train, held_out, name)
-    return result
+    return result | {name: compressor_loss(train, held_out, name) for name in ("bz2", "xz")}

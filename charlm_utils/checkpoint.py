@@ -2,14 +2,16 @@
 
 `model.safetensors`, `config.json` and `history.json` are all that sampling needs;
 `optimizer.safetensors` and `state.json` (`resume.py`) let training go on to the last bit.
-Each file is written under a temporary name and renamed; tensors are saved from the
-CPU, so that a checkpoint made on a GPU loads anywhere.
+All files are written under temporary names before the first is renamed: a save that fails
+leaves the old checkpoint as it was. Tensors are saved from the CPU, so that a checkpoint
+made on a GPU loads anywhere.
 """
 
 import json
 import os
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
@@ -38,13 +40,21 @@ class History:
 def save_checkpoint(
     folder: str | os.PathLike, model: CharLM, vocab: CharVocab | None, history: History
 ) -> None:
-    """Write model, vocabulary and history to `folder`, which is made if missing."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write model, vocabulary and history to `folder`, which is made if missing.
+
+    A write that fails raises `OSError` and leaves what the folder held as it was.
+    """
+    write_files(folder, checkpoint_files(model, vocab, history))
+
+
+def checkpoint_files(model: CharLM, vocab: CharVocab | None, history: History) -> dict[str, bytes]:
+    """The three files of a checkpoint, by name."""
     tensors = {name: portable(tensor) for name, tensor in model.state_dict().items()}
-    write_file(folder / "model.safetensors", to_bytes(tensors))
-    write_json(folder / "config.json", _config(model, vocab))
-    write_json(folder / "history.json", asdict(history))
+    return {
+        "model.safetensors": to_bytes(tensors),
+        "config.json": to_json(_config(model, vocab)),
+        "history.json": to_json(asdict(history)),
+    }
 
 
 def load_checkpoint(
@@ -65,11 +75,13 @@ def load_checkpoint(
 def load_history(folder: str | os.PathLike) -> History:
     """What training reported until this checkpoint was written."""
     path = Path(folder) / "history.json"
-    try:
-        return History(**read_json(path))
-    except TypeError:
-        names = ", ".join(f.name for f in fields(History))
-        raise CheckpointError(f"{path}: the fields must be {names}") from None
+    saved, blank = read_json(path), asdict(History())
+    for name in sorted(saved.keys() | blank.keys()):
+        if type(saved.get(name)) is not type(blank.get(name)):
+            raise CheckpointError(
+                f"{path}: the field {name} is missing, unknown or of a wrong kind"
+            )
+    return History(**saved)
 
 
 def load_weights(model: nn.Module, folder: str | os.PathLike) -> None:
@@ -87,9 +99,23 @@ def load_weights(model: nn.Module, folder: str | os.PathLike) -> None:
     model.load_state_dict(tensors)
 
 
+def check_config(folder: str | os.PathLike, model: CharLM, vocab: CharVocab | None) -> None:
+    """Raise `CheckpointError` unless the checkpoint is of this kind of model and vocabulary."""
+    path = Path(folder) / "config.json"
+    saved, now = read_json(path), _config(model, vocab)
+    for name, value in now["model"].items():
+        if (old := read_field(saved, "model", dict, path).get(name)) != value:
+            raise CheckpointError(f"{path}: {name} was {old}, now it is {value}")
+    if (old := _read_vocab(saved, path)) != vocab:
+        raise CheckpointError(
+            f"{path}: vocab was {len(old or '')} characters, now it is {len(vocab or '')} others"
+        )
+
+
 def has_checkpoint(folder: str | os.PathLike) -> bool:
-    """Whether a model was ever saved to this folder."""
-    return (Path(folder) / "model.safetensors").exists()
+    """Whether this folder holds any file of a checkpoint, which a new one would overwrite."""
+    names = ("model.safetensors", "config.json", "history.json", "state.json")
+    return any((Path(folder) / name).exists() for name in names)
 
 
 def _config(model: CharLM, vocab: CharVocab | None) -> dict:
@@ -108,12 +134,14 @@ def _config(model: CharLM, vocab: CharVocab | None) -> dict:
 
 
 def _build(config: dict, path: Path) -> CharLM:
+    c = read_field(config, "model", dict, path)
     try:
-        c = config["model"]
+        if not 0 <= c["dropout"] <= 1:
+            raise ValueError(f"dropout is {c['dropout']}")
         core = make_core(c["core"], c["embedding_dim"], c["hidden_size"], c["num_layers"])
         return CharLM(c["vocab_size"], c["embedding_dim"], core, dropout=c["dropout"])
     except KeyError as error:
-        raise CheckpointError(f"{path}: the field {error} is missing") from None
+        raise CheckpointError(f"{path}: the field model.{error.args[0]} is missing") from None
     except (TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path}: field model: {error}") from None
 
@@ -123,31 +151,39 @@ def _read_vocab(config: dict, path: Path) -> CharVocab | None:
         raise CheckpointError(f"{path}: the field 'vocab' is missing")
     if config["vocab"] is None:
         return None
+    characters = read_field(config, "vocab", list, path)
     try:
-        vocab = CharVocab(config["vocab"])
+        vocab = CharVocab(characters)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: field vocab: {error}") from None
-    size = config.get("model", {}).get("vocab_size")
+    size = read_field(config, "model", dict, path).get("vocab_size")
     if len(vocab) != size:
         raise CheckpointError(f"{path}: vocab has {len(vocab)} characters, vocab_size is {size}")
     return vocab
 
 
 def portable(tensor: Tensor) -> Tensor:
+    """A copy of a tensor on the CPU, as safetensors wants it."""
     return tensor.detach().to("cpu").contiguous().clone()
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file, or `CheckpointError`.
+
+    Copied to memory of their own: in the file they lie at any address, and the last bit of a
+    matrix product depends on how its operands are aligned.
+    """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file")
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path}: not a whole safetensors file ({error})") from None
 
 
 def read_json(path: Path) -> dict:
+    """The object in a JSON file, or `CheckpointError`."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -159,15 +195,28 @@ def read_json(path: Path) -> dict:
     return value
 
 
-def write_json(path: Path, value: dict) -> None:
-    text = json.dumps(value, ensure_ascii=False, indent=1) + "\n"
-    write_file(path, text.encode("utf-8"))
+def read_field(saved: dict, name: str, kind: type, path: Path) -> Any:
+    """The field `name`, which must be there and of this kind."""
+    if not isinstance(saved.get(name), kind):
+        raise CheckpointError(f"{path}: the field {name} is missing or no {kind.__name__}")
+    return saved[name]
 
 
-def write_file(path: Path, data: bytes) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+def to_json(value: dict) -> bytes:
+    """An object as the bytes of a JSON file."""
+    return (json.dumps(value, ensure_ascii=False, indent=1) + "\n").encode("utf-8")
+
+
+def write_files(folder: str | os.PathLike, files: dict[str, bytes]) -> None:
+    """Write all files under temporary names, then rename them; if one fails none is renamed."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = {name: folder / f".{name}.{os.getpid()}.part" for name in files}
     try:
-        part.write_bytes(data)
-        part.replace(path)
+        for name, part in parts.items():
+            part.write_bytes(files[name])
+        for name, part in parts.items():
+            part.replace(folder / name)
     finally:
-        part.unlink(missing_ok=True)
+        for part in parts.values():
+            part.unlink(missing_ok=True)

@@ -2,7 +2,9 @@
 
 import argparse
 import inspect
+import io
 import math
+import os
 import sys
 from pathlib import Path
 
@@ -22,12 +24,15 @@ EVAL_STREAMS, EVAL_LEN = 32, 256
 
 def main(argv: list[str] | None = None) -> int:
     """Run one subcommand; returns the exit status (0 good, 1 error, 130 stopped)."""
-    sys.stdout.reconfigure(errors="backslashreplace")
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a notebook's is another kind
+        sys.stdout.reconfigure(errors="backslashreplace")
     args = _parser().parse_args(argv)
     try:
-        return args.run(args) or 0
+        status = args.run(args) or 0
+        sys.stdout.flush()
+        return status
     except BrokenPipeError:  # the reader of our output went away, as `head` does
-        sys.stderr.close()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ValueError, OSError, corpora.CorpusUnavailable, TrainingDiverged) as error:
         print(f"charlm: {error}", file=sys.stderr)
@@ -40,12 +45,13 @@ def main(argv: list[str] | None = None) -> int:
 def show_corpora(args: argparse.Namespace) -> None:
     """Which texts are known, how long they are, and whether they are on this machine."""
     for name, known in corpora.KNOWN.items():
+        problems: list[str] = []
         try:
-            corpus = corpora.load_corpus(name) if args.fetch else corpora.find_local(name)
+            corpus = corpora.load_corpus(name) if args.fetch else corpora.find_local(name, problems)
         except corpora.CorpusUnavailable as error:
-            print(f"{name:30} {known.length:>9,}  not here ({error.reason})")
-            continue
-        print(f"{name:30} {known.length:>9,}  {corpus.source if corpus else 'not here'}")
+            corpus, problems = None, [error.reason]
+        missing = f"not here ({'; '.join(problems)})" if problems else "not here"
+        print(f"{name:30} {known.length:>9,}  {corpus.source if corpus else missing}")
     print(f"{corpora.FALLBACK:30} {len(corpora.python_docs()):>9,}  comes with Python")
 
 
@@ -55,39 +61,33 @@ def train(args: argparse.Namespace) -> int:
     if has_checkpoint(out) and not args.resume:
         raise ValueError(f"{out} holds a checkpoint; --resume goes on with it, --out names another")
     text = corpora.load_corpus(args.corpus).text
-    train_text, _ = split_text(text)
-    device = pick_device(args.device)
-    vocab = CharVocab.from_text(text)
-    ids, cut = vocab.encode(text), len(train_text)
+    cut = len(split_text(text)[0])
+    vocab, device = CharVocab.from_text(text), pick_device(args.device)
+    ids = vocab.encode(text)
     batches = StreamBatches(ids[:cut], args.batch_size, args.seq_len, device=device)
     valid = StreamBatches(ids[cut - 1 :], EVAL_STREAMS, EVAL_LEN, device=device)
-    seed_everything(args.seed)
-    core = make_core(args.core, args.embedding_dim, args.hidden_size, args.num_layers)
-    model = CharLM(len(vocab), args.embedding_dim, core, dropout=args.dropout).to(device)
-    precision = args.precision or pick_precision(device)
+    model = _new_model(args, len(vocab)).to(device)
+    args.precision = args.precision or pick_precision(device)
     print(
         f"{args.corpus}: {cut:,} characters to train on, {len(text) - cut:,} held out, "
-        f"{len(vocab)} distinct; {count_parameters(model):,} parameters; {device}, {precision}"
+        f"{len(vocab)} distinct; {count_parameters(model):,} parameters; {device}, {args.precision}"
     )
     options = {name: getattr(args, name) for name in _FIT_OPTIONS}
-    history = fit(
-        model,
-        batches,
-        valid,
-        vocab=vocab,
-        checkpoint_dir=out,
-        precision=precision,
-        clip=args.clip or None,
-        resume=args.resume,
-        seed=args.seed,
-        **options,
-    )
+    history = fit(model, batches, valid, vocab=vocab, checkpoint_dir=out, **options)
     if history.interrupted:
         print(f"stopped; the same command with --resume goes on from {out}")
         return 130
     print(f"validation {_units(history.valid[-1])}")
     print(f"in {history.seconds[-1]:.0f} s; the model is in {out}; try: charlm sample {out}")
     return 0
+
+
+def _new_model(args: argparse.Namespace, vocab_size: int) -> CharLM:
+    if not 0 <= args.dropout < 1:
+        raise ValueError(f"dropout must be at least 0 and below 1, not {args.dropout}")
+    seed_everything(args.seed)
+    core = make_core(args.core, args.embedding_dim, args.hidden_size, args.num_layers)
+    return CharLM(vocab_size, args.embedding_dim, core, dropout=args.dropout)
 
 
 def sample(args: argparse.Namespace) -> None:
@@ -130,26 +130,22 @@ def show_floors(args: argparse.Namespace) -> None:
 
 
 def _units(loss: float) -> str:
-    return (
-        f"{loss:.4f} nats = {loss / math.log(2):.4f} bits per character, "
-        f"perplexity {math.exp(loss):.3f}"
-    )
+    bits = loss / math.log(2)
+    return f"{loss:.4f} nats = {bits:.4f} bits per character, perplexity {_perplexity(loss):.3f}"
+
+
+def _perplexity(loss: float) -> float:
+    return math.exp(loss) if loss < 700 else math.inf
 
 
 def _print_losses(title: str, rows: dict[str, float]) -> None:
     print(f"{title}\n{'':22} {'nats':>8} {'bits':>8} {'perplexity':>11}")
     for name, loss in rows.items():
-        print(f"{name:22} {loss:8.4f} {loss / math.log(2):8.4f} {math.exp(loss):11.3f}")
+        print(f"{name:22} {loss:8.4f} {loss / math.log(2):8.4f} {_perplexity(loss):11.3f}")
 
 
-_FIT_OPTIONS = (
-    "epochs",
-    "lr",
-    "warmup_steps",
-    "schedule",
-    "weight_decay",
-    "carry_state",
-)
+_FIT_OPTIONS = ["epochs", "lr", "warmup_steps", "schedule", "betas", "weight_decay", "clip"]
+_FIT_OPTIONS += ["carry_state", "precision", "seed", "resume"]  # named as in `fit`
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -185,14 +181,19 @@ def _train_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("--lr", type=float, default=2e-3)
     p.add_argument("--warmup-steps", type=int, default=50)
     p.add_argument("--schedule", choices=SCHEDULES, default="cosine")
+    p.add_argument("--betas", type=float, nargs=2, default=(0.9, 0.99))
     p.add_argument("--weight-decay", type=float, default=0.0)
-    p.add_argument("--clip", type=float, default=1.0, help="gradient norm; 0 for none")
+    p.add_argument("--clip", type=_clip, default=1.0, help="gradient norm; 0 for none")
     p.add_argument("--no-carry-state", dest="carry_state", action="store_false")
     p.add_argument("--out", help="folder of the checkpoint (default: runs/NAME)")
     p.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
     p.add_argument("--precision", choices=["bf16", "float32"])
     p.add_argument("--seed", type=int, default=0)
     _device_argument(p)
+
+
+def _clip(text: str) -> float | None:
+    return float(text) or None
 
 
 def _sample_arguments(p: argparse.ArgumentParser) -> None:

@@ -1,15 +1,18 @@
 """Corpora: five known texts, verified byte for byte, and any text file of your own."""
 
+import contextlib
 import hashlib
 import os
 import re
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from charlm_utils.known_corpora import KNOWN, Known
+
 TIMEOUT = 20  # seconds that a server may stay silent
 FALLBACK = "python-docs"
-_GITHUB = "https://raw.githubusercontent.com"
 _stand_ins: list[str] = []  # corpora that this process could not get
 
 
@@ -34,81 +37,6 @@ class Corpus:
         return len(self.text)
 
 
-@dataclass(frozen=True)
-class Known:
-    """File name, checksum and addresses of a known corpus.
-
-    `sha256` is that of the file's bytes or, with `gutenberg`, of the canonical text
-    (`gutenberg_body`, as UTF-8), because Project Gutenberg's served bytes change.
-    """
-
-    sha256: str
-    length: int  # characters
-    urls: tuple[str, ...]
-    file: str
-    gutenberg: bool = False
-    part: int | None = None  # which third of the stand-in serves for this book
-
-
-KNOWN = {
-    "nietzsche": Known(
-        sha256="23cf69874ab69d3d256099ab530ea4be24d47d9675b673bcc67cbcd6298ec647",
-        length=600_893,
-        urls=(
-            f"{_GITHUB}/mattdangerw/keras-text-generation/"
-            "58c870ac2482e3145045fd5d7c019add39ae0456/data/nietzsche/input.txt",
-            "https://s3.amazonaws.com/text-datasets/nietzsche.txt",
-        ),
-        file="nietzsche.txt",
-    ),
-    "tinyshakespeare": Known(
-        sha256="86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed",
-        length=1_115_394,
-        urls=(
-            f"{_GITHUB}/karpathy/char-rnn/"
-            "d1d7aa34fdb3626174bce1d753e6cc6845ce7087/data/tinyshakespeare/input.txt",
-            f"{_GITHUB}/karpathy/char-rnn/master/data/tinyshakespeare/input.txt",
-        ),
-        file="tinyshakespeare.txt",
-    ),
-    "timemachine": Known(
-        sha256="8424dbd9532ac81f7e5f0b6add90e6952baea29158309d7d1bf3884f4e12c516",
-        length=178_979,
-        urls=(
-            f"{_GITHUB}/d2l-ai/d2l-zh/5918a8b9e8dd92e5085c15118e76c919b04f09a7/data/timemachine.txt",
-            "http://d2l-data.s3-accelerate.amazonaws.com/timemachine.txt",
-        ),
-        file="timemachine.txt",
-        part=0,
-    ),
-    "war_of_the_worlds": Known(
-        sha256="045c25c6fec21e75f74c9cc0cce1b9c7d90841085c21e3408ced715469c05f98",
-        length=337_430,
-        urls=(
-            f"{_GITHUB}/denisgaudare/tempopython/"
-            "f7ddcdd5f1ba03e302c8d495d2a357a7d0790a5f/data/pg36.txt",
-            "https://www.gutenberg.org/cache/epub/36/pg36.txt",
-        ),
-        file="war_of_the_worlds.txt",
-        gutenberg=True,
-        part=1,
-    ),
-    "secret_history_court_of_spain": Known(
-        sha256="8b691a73e46aca8595885ff026f31e1f1ced02ead20f3fb9b0718d6a1c5fd42c",
-        length=518_808,
-        urls=(
-            f"{_GITHUB}/GITenberg/"
-            "The-secret-history-of-the-court-of-Spain-during-the-last-century_71557/"
-            "73e129f9db96aed7873aa5211d190d9d1d6664eb/71557-0.txt",
-            "https://www.gutenberg.org/cache/epub/71557/pg71557.txt",
-        ),
-        file="secret_history_court_of_spain.txt",
-        gutenberg=True,
-        part=2,
-    ),
-}
-
-
 def load_corpus(name_or_path: str | os.PathLike, *, fallback: str | None = None) -> Corpus:
     """Return a known corpus by name, `python-docs`, or the UTF-8 text file at a path.
 
@@ -129,7 +57,7 @@ def load_corpus(name_or_path: str | os.PathLike, *, fallback: str | None = None)
     try:
         return _known_text(name)
     except CorpusUnavailable as error:
-        if fallback is None or os.environ.get("CHARLM_RECORD"):
+        if fallback is None or os.environ.get("CHARLM_RECORD") == "1":
             raise
         print(f"{name} can't be had here ({error.reason}); python-docs stands in for it.")
         return stand_in(name)
@@ -176,12 +104,12 @@ def find_local(name: str, problems: list[str] | None = None) -> Corpus | None:
     """A known corpus from `$CHARLM_DATA` or the cache; why a copy failed goes to `problems`."""
     for folder in (_data_folder(), cache_folder()):
         path = folder / KNOWN[name].file if folder else None
-        if path is not None and path.is_file():
-            try:
+        try:
+            if path is not None and path.is_file():
                 return _verified(name, path.read_bytes(), str(path))
-            except (ValueError, OSError) as error:
-                if problems is not None:
-                    problems.append(str(error))
+        except (ValueError, OSError) as error:
+            if problems is not None:
+                problems.append(_in_short(error))
     return None
 
 
@@ -197,16 +125,16 @@ def _own_text(path: Path) -> Corpus:
         raise FileNotFoundError(
             f"{path} is no file, and no known corpus: {', '.join([*KNOWN, FALLBACK])}"
         )
-    text = _decode(path.read_bytes(), path).removeprefix("\ufeff")
+    text = _decode(path.read_bytes(), str(path)).removeprefix("\ufeff")
     return Corpus(path.stem, text.replace("\r\n", "\n"), str(path))
 
 
-def _decode(data: bytes, path: Path) -> str:
+def _decode(data: bytes, source: str) -> str:
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"{path} is not UTF-8: byte {data[error.start]:#04x} at offset {error.start}; "
+            f"{source} is not UTF-8: byte {data[error.start]:#04x} at offset {error.start}; "
             "save it as UTF-8 and try again"
         ) from None
 
@@ -222,9 +150,15 @@ def _known_text(name: str) -> Corpus:
         for url in known.urls:
             try:
                 return _verified(name, _download(url, known), url)
-            except (OSError, ValueError) as error:
-                problems.append(f"{urlsplit(url).netloc}: {error}")
+            except (OSError, ValueError, HTTPException) as error:
+                problems.append(f"{urlsplit(url).netloc}: {_in_short(error)}")
     raise _unavailable(name, problems)
+
+
+def _in_short(error: Exception) -> str:
+    """The first line of an error's text: a server's answer may bring a whole page along."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0] if len(lines[0]) <= 300 else f"{lines[0][:300]}…"
 
 
 def _data_folder() -> Path | None:
@@ -238,7 +172,7 @@ def _data_folder() -> Path | None:
 
 def _verified(name: str, data: bytes, source: str) -> Corpus:
     known = KNOWN[name]
-    text = _decode(data, Path(source))
+    text = _decode(data, source)
     if known.gutenberg:
         text = gutenberg_body(text)
         data = text.encode("utf-8")
@@ -256,12 +190,15 @@ def _download(url: str, known: Known) -> bytes:
     part = target.with_name(f"{target.name}.{os.getpid()}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        download_url(url, part, timeout=TIMEOUT, show_progress=False)
+        with contextlib.redirect_stdout(None):  # it prints a stray bar
+            download_url(url, part, timeout=TIMEOUT, show_progress=False)
         data = part.read_bytes()
         name = next(key for key, value in KNOWN.items() if value is known)
         _verified(name, data, url)
         part.replace(target)
         return data
+    except NameError:  # fastcore means to raise ContentTooShortError, and lacks that name
+        raise OSError("the server broke off before the end") from None
     finally:
         for left in target.parent.glob(f"{part.name}*"):
             left.unlink(missing_ok=True)

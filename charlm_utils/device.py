@@ -23,6 +23,10 @@ def pick_device(name: str | None = None) -> torch.device:
         raise ValueError(f"{name!r} is no device; use cpu, cuda, cuda:1 or mps") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ValueError("there is no CUDA device here; use --device cpu, or leave it out")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"there is no {name}: this machine has {torch.cuda.device_count()} of them"
+        )
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ValueError("there is no MPS device here; use --device cpu, or leave it out")
     return device

@@ -29,7 +29,7 @@ def gradient_by_lag(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     """How strongly the last prediction depends on each character before it.
 
     x (B, T) and y (B,), the character after each row. Returns (T,): at lag l the mean over
-    the rows of |d loss / d embedding| of the character l steps back; lag 0 is the last one.
+    the rows of the norm of d loss / d embedding, l characters back; lag 0 is the last one.
     """
     with _evaluating(model):
         embedded = model.embedding(x).detach().requires_grad_()  # (B, T, E)

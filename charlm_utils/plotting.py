@@ -10,6 +10,9 @@ from collections.abc import Mapping, Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from numpy.typing import ArrayLike
+
+from charlm_utils.checkpoint import History
 
 CARD = "#fbfaf6"
 INK = "#1c2733"
@@ -24,39 +27,41 @@ BLUE, LIGHT_BLUE, ORANGE, GREEN, RED, GREY = (
 CYCLE = [BLUE, ORANGE, GREEN, "#7a5ea8", RED, "#8a6d3b"]
 
 
+STYLE = {
+    "figure.dpi": 96,
+    "savefig.dpi": 96,
+    "figure.figsize": (6.4, 3.6),
+    "figure.facecolor": CARD,
+    "axes.facecolor": CARD,
+    "savefig.facecolor": CARD,
+    "figure.constrained_layout.use": True,
+    "axes.prop_cycle": plt.cycler(color=CYCLE),
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "text.color": INK,
+    "font.size": 10,
+    "font.family": "DejaVu Sans",
+    "legend.frameon": False,
+    "lines.linewidth": 1.8,
+    "image.cmap": "Blues",
+}
+
+
 def set_style() -> None:
     """Apply the book's style to every figure that follows."""
-    plt.rcParams.update(
-        {
-            "figure.dpi": 96,
-            "savefig.dpi": 96,
-            "figure.figsize": (6.4, 3.6),
-            "figure.facecolor": CARD,
-            "axes.facecolor": CARD,
-            "savefig.facecolor": CARD,
-            "figure.constrained_layout.use": True,
-            "axes.prop_cycle": plt.cycler(color=CYCLE),
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "axes.edgecolor": INK,
-            "axes.labelcolor": INK,
-            "axes.titlecolor": INK,
-            "axes.titlesize": 11,
-            "axes.titlelocation": "left",
-            "xtick.color": INK,
-            "ytick.color": INK,
-            "text.color": INK,
-            "font.size": 10,
-            "font.family": "DejaVu Sans",
-            "legend.frameon": False,
-            "lines.linewidth": 1.8,
-            "image.cmap": "Blues",
-        }
-    )
+    plt.rcParams.update(STYLE)
 
 
 def draw_floors(ax: Axes, floors: Mapping[str, float], *, horizontal: bool = True) -> None:
     """Dashed grey lines at the losses a model must beat, each with its name at the edge."""
+    text = {"textcoords": "offset points", "fontsize": 8, "color": GREY}
     for name, loss in floors.items():
         if horizontal:
             ax.axhline(loss, color=GREY, linestyle="--", linewidth=1, zorder=0)
@@ -65,10 +70,8 @@ def draw_floors(ax: Axes, floors: Mapping[str, float], *, horizontal: bool = Tru
                 (1, loss),
                 xycoords=("axes fraction", "data"),
                 xytext=(-2, 2),
-                textcoords="offset points",
                 ha="right",
-                fontsize=8,
-                color=GREY,
+                **text,
             )
         else:
             ax.axvline(loss, color=GREY, linestyle="--", linewidth=1, zorder=0)
@@ -77,16 +80,14 @@ def draw_floors(ax: Axes, floors: Mapping[str, float], *, horizontal: bool = Tru
                 (loss, 1),
                 xycoords=("data", "axes fraction"),
                 xytext=(2, -2),
-                textcoords="offset points",
                 va="top",
-                fontsize=8,
-                color=GREY,
                 rotation=90,
+                **text,
             )
 
 
 def plot_history(
-    history,
+    history: History,
     *,
     floors: Mapping[str, float] | None = None,
     title: str = "",
@@ -139,7 +140,7 @@ def plot_ladder(
 
 
 def plot_matrix(
-    matrix,
+    matrix: ArrayLike,
     rows: Sequence[str],
     columns: Sequence[str],
     *,
@@ -152,7 +153,7 @@ def plot_matrix(
     """A heat map with named rows and columns; `diverging` centres the colours on zero."""
     ax = ax or plt.subplots(figsize=(6.0, 5.0))[1]
     values = np.asarray(matrix, dtype=float)
-    span = np.abs(values).max() if diverging else None
+    span = np.nanmax(np.abs(values)) if diverging else None
     image = ax.imshow(
         values,
         cmap="RdBu_r" if diverging else "Blues",
@@ -182,6 +183,26 @@ def plot_next_chars(
     ax.set(xlabel="next character", ylabel="probability")
     ax.set_title(title)
     return ax
+
+
+def plot_surprise(
+    text: str, surprise, models: Sequence[str], *, width: int = 21, highest: float = 6.0
+) -> None:
+    """The surprise (M, T) in nats of M models at each of T characters; dark is surprised.
+
+    The text is broken into lines of `width` characters, each a strip with a row per model.
+    """
+    values, lines = np.asarray(surprise, dtype=float), -(-len(text) // width)
+    figure, axes = plt.subplots(lines, 1, figsize=(6.4, 0.5 + 1.35 * lines), squeeze=False)
+    for ax, start in zip(axes[:, 0], range(0, len(text), width), strict=True):
+        here = values[:, start : start + width]
+        filled = np.pad(here, ((0, 0), (0, width - here.shape[1])), constant_values=np.nan)
+        image = ax.imshow(filled, vmin=0, vmax=highest, aspect="auto", interpolation="nearest")
+        letters = visible(text[start : start + width])
+        ax.set_xticks(range(len(letters)), letters, fontsize=12)
+        ax.set_yticks(range(len(models)), models)
+        ax.tick_params(length=0)
+    figure.colorbar(image, ax=axes, label="surprise (nats)", shrink=0.8)
 
 
 def visible(text: str) -> str:

@@ -1,6 +1,8 @@
 """Drawing text from a model, one character at a time, each read exactly once."""
 
+import contextlib
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -50,7 +52,8 @@ def next_char_probs(
     model: nn.Module, vocab: CharVocab, prompt: str, *, temperature: float = 1.0
 ) -> dict[str, float]:
     """Every character with the probability the model gives it after `prompt`, likeliest first."""
-    logits, _ = _read(model, vocab, prompt)
+    with _eval_mode(model):
+        logits, _ = _read(model, vocab, prompt)
     probs = scaled_probs(logits[0], temperature)
     order = probs.argsort(descending=True).tolist()
     return {vocab.itos[i]: probs[i].item() for i in order}
@@ -80,9 +83,7 @@ def generate(
         raise ValueError(f"length must be at least 0, not {length}")
     scaled_probs(torch.zeros(1), temperature, top_k)  # bad settings fail before any reading
     generator = None if seed is None else torch.Generator().manual_seed(seed)
-    training = model.training
-    model.eval()
-    try:
+    with _eval_mode(model):
         logits, state = _read(model, vocab, vocab.itos[0] if start_empty and not prompt else prompt)
         ids = []
         for _ in range(length):
@@ -95,9 +96,18 @@ def generate(
             )
             ids.append(int(last))
             logits, state = _step(model, last[:, None], state)
+    return prompt + vocab.decode(ids)
+
+
+@contextlib.contextmanager
+def _eval_mode(model: nn.Module) -> Iterator[None]:
+    """Without dropout inside; afterwards the model is in the mode it was in."""
+    training = model.training
+    model.eval()
+    try:
+        yield
     finally:
         model.train(training)
-    return prompt + vocab.decode(ids)
 
 
 def _read(model: nn.Module, vocab: CharVocab, prompt: str) -> tuple[Tensor, State]:

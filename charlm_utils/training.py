@@ -13,23 +13,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from charlm_utils.batching import IGNORE
-from charlm_utils.checkpoint import (
-    CheckpointError,
-    History,
-    has_checkpoint,
-    load_history,
-    load_weights,
-    save_checkpoint,
-)
+from charlm_utils.checkpoint import CheckpointError, History, has_checkpoint
 from charlm_utils.device import autocast, pick_precision
-from charlm_utils.resume import (
-    Position,
-    State,
-    load_training_state,
-    save_training_state,
-    stop_signals,
-)
-from charlm_utils.schedules import learning_rate
+from charlm_utils.resume import Position, State, load_run, save_run, stop_signals
+from charlm_utils.schedules import Plan, learning_rate
 from charlm_utils.vocab import CharVocab
 
 
@@ -48,7 +35,8 @@ def detach_state(state: State) -> State:
 
 def mean_loss(logits: Tensor, y: Tensor) -> Tensor:
     """Cross-entropy in nats per character; (B, T, V) with (B, T), or (B, V) with (B,)."""
-    return F.cross_entropy(logits.flatten(0, -2), y.flatten(), ignore_index=IGNORE)
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))  # bf16 has too few digits
+    return F.cross_entropy(wide.flatten(0, -2), y.flatten(), ignore_index=IGNORE)
 
 
 def train_step(
@@ -64,7 +52,7 @@ def train_step(
     """One update. Returns the loss before it (nats per character) and the detached state."""
     with autocast(x.device, precision):
         logits, state = model(x, state)
-    loss = mean_loss(logits.float(), y)
+    loss = mean_loss(logits, y)
     value = loss.item()
     if not math.isfinite(value):  # before the update: the weights are still good
         raise TrainingDiverged(f"the loss is {value}")
@@ -123,7 +111,7 @@ def evaluate(model: nn.Module, batches: Iterable, *, precision: str = "float32")
             logits, new_state = model(x, state)
         state = new_state if batches.contiguous else None
         count = int((y != IGNORE).sum())
-        total += mean_loss(logits.float(), y).item() * count
+        total += mean_loss(logits, y).item() * count
         targets += count
     model.train(training)
     return total / targets
@@ -155,118 +143,100 @@ def fit(
     Ctrl-C or SIGTERM asks to stop; `resume=True` goes on from there to the last bit.
     Raises `TrainingDiverged` when the loss is not finite: the last checkpoint stays.
     """
-    if epochs < 1 or not lr > 0:
-        raise ValueError(f"epochs must be at least 1 and lr above 0, not {epochs} and {lr}")
-    device = next(model.parameters()).device
-    precision = precision or pick_precision(device)
-    total_steps = epochs * len(train)
-    torch.manual_seed(seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr, betas, weight_decay=weight_decay)
-    settings = {
-        "total_steps": total_steps,
-        "lr": lr,
-        "warmup_steps": warmup_steps,
-        "seed": seed,
-    }
-    settings |= {"schedule": schedule if isinstance(schedule, str) else "a function"}
-    settings |= {"betas": list(betas), "weight_decay": weight_decay, "clip": clip}
-    settings |= {"carry_state": carry_state, "precision": precision}
-    run = _Run(model, optimizer, vocab, checkpoint_dir, settings)
-    run.open(resume, device)
-
-    def rate(step: int) -> float:
-        return learning_rate(step, total_steps, lr, warmup_steps=warmup_steps, schedule=schedule)
-
-    options = {
-        "clip": clip,
-        "carry_state": carry_state,
-        "precision": precision,
-        "rate": rate,
-    }
+    if epochs < 1 or not 0 < lr < math.inf or (clip is not None and not clip > 0):
+        raise ValueError(
+            f"epochs must be at least 1, lr and clip above 0, not {epochs}, {lr} and {clip}"
+        )
+    precision = precision or pick_precision(next(model.parameters()).device)
+    steps, shape = epochs * len(train), tuple(next(iter(train))[0].shape)
+    _ = learning_rate(0, steps, lr, schedule=schedule), autocast("cpu", precision)  # or ValueError
+    updates = (lr, warmup_steps, schedule, betas, weight_decay, clip)
+    plan = Plan(steps, shape, *updates, carry_state, precision, seed)
+    run = _Run(model, plan, vocab, checkpoint_dir)
+    run.open(resume)
     quiet = not progress if progress is not None else os.environ.get("CHARLM_QUIET") == "1"
     with (
         stop_signals() as stop,
-        tqdm(total=total_steps, initial=run.at.step, delay=3, disable=quiet) as bar,
+        tqdm(total=steps, initial=run.at.step, delay=3, disable=quiet) as bar,
     ):
         while run.at.epoch < epochs and not stop.is_set():
-            run.epoch(train, valid, stop, bar, options)
+            run.epoch(train, valid, stop, bar)
     return run.history
 
 
 class _Run:
     """The moving parts of one call of `fit`: where it stands, and what it saves."""
 
-    def __init__(self, model, optimizer, vocab, folder, settings: dict):
-        self.model, self.optimizer, self.vocab, self.settings = (
-            model,
-            optimizer,
-            vocab,
-            settings,
-        )
+    def __init__(self, model: nn.Module, plan: Plan, vocab: CharVocab | None, folder):
+        torch.manual_seed(plan.seed)
+        self.model, self.plan, self.vocab = model, plan, vocab
         self.folder = None if folder is None else Path(folder)
         self.at, self.history = Position(), History()
+        self.optimizer = torch.optim.AdamW(
+            model.parameters(), plan.lr, plan.betas, weight_decay=plan.weight_decay
+        )
 
-    def open(self, resume: bool, device: torch.device) -> None:
+    def open(self, resume: bool) -> None:
         if self.folder is None or not has_checkpoint(self.folder):
             self.save()  # an unwritable folder is found out before the first hour, not after
-        elif not resume:
+            return
+        if not resume:
             raise CheckpointError(f"{self.folder} holds a checkpoint already; resume=True goes on")
-        else:
-            self.resume(device)
-
-    def resume(self, device: torch.device) -> None:
-        load_weights(self.model, self.folder)
-        self.at = load_training_state(self.folder, self.optimizer, self.settings, device)
-        self.history = load_history(self.folder)
+        self.at, self.history = load_run(
+            self.folder, self.model, self.vocab, self.optimizer, self.plan.settings()
+        )
         self.history.interrupted = False
 
-    def epoch(self, train, valid, stop: threading.Event, bar: tqdm, options: dict) -> None:
-        at, began, before = self.at, time.perf_counter(), self.at.seconds
+    def epoch(self, train: Iterable, valid: Iterable, stop: threading.Event, bar: tqdm) -> None:
+        """Train to the end of the epoch, or to the first update after `stop`, and save."""
+        at, plan, began = self.at, self.plan, time.perf_counter() - self.at.seconds
         train.epoch = at.epoch  # shuffles and window draws differ by epoch
+        options = {"carry_state": plan.carry_state, "precision": plan.precision, "rate": plan.rate}
+        options |= {"clip": plan.clip, "at": at, "stop": stop, "bar": bar}
         try:
-            loss = train_epoch(
-                self.model, train, self.optimizer, at=at, stop=stop, bar=bar, **options
-            )
+            loss = train_epoch(self.model, train, self.optimizer, **options)
+            valid_loss = evaluate(self.model, valid) if at.batch == len(train) else None
+            self.check(valid_loss)
         except TrainingDiverged as error:
             raise self.diverged(error) from None
-        if at.batch == len(train):
-            self.history.train.append(loss)
-            self.history.valid.append(evaluate(self.model, valid))
-            self.history.characters.append(at.characters)
-            at.epoch, at.batch, at.loss_sum, at.targets, at.state = (
-                at.epoch + 1,
-                0,
-                0.0,
-                0,
-                None,
-            )
-        at.seconds = before + time.perf_counter() - began
-        if at.batch == 0:
-            self.history.seconds.append(at.seconds)
-            self.report(bar)
-        self.history.interrupted = stop.is_set()
+        at.seconds = time.perf_counter() - began
+        if valid_loss is not None:
+            self.close_epoch(loss, valid_loss, bar)
+        self.history.interrupted = stop.is_set() and at.step < plan.total_steps
         self.save()
 
-    def report(self, bar: tqdm) -> None:
+    def check(self, valid_loss: float | None) -> None:
+        """The last update may have spoilt the weights without a loss that shows it."""
+        if valid_loss is not None and not math.isfinite(valid_loss):
+            raise TrainingDiverged(f"the validation loss is {valid_loss}")
+        for name, weights in self.model.named_parameters():
+            if not weights.isfinite().all():
+                raise TrainingDiverged(f"{name} holds numbers that are not finite")
+
+    def close_epoch(self, loss: float, valid_loss: float, bar: tqdm) -> None:
+        at, history = self.at, self.history
+        history.train.append(loss)
+        history.valid.append(valid_loss)
+        history.seconds.append(at.seconds)
+        history.characters.append(at.characters)
+        at.epoch, at.batch, at.loss_sum, at.targets, at.state = at.epoch + 1, 0, 0.0, 0, None
         if not bar.disable:
-            train, valid = self.history.train[-1], self.history.valid[-1]
-            line = f"epoch {self.at.epoch}: training {train:.4f}, validation {valid:.4f}"
-            bar.write(f"{line}, {self.at.seconds:.0f} s")
+            line = f"epoch {at.epoch}: training {loss:.4f}, validation {valid_loss:.4f}"
+            bar.write(f"{line}, {at.seconds:.0f} s")
 
     def diverged(self, error: TrainingDiverged) -> TrainingDiverged:
-        good = self.history.train[-1] if self.history.train else None
-        where = f"step {self.at.step} (epoch {self.at.epoch + 1}): {error}"
-        mean = self.at.loss_sum / self.at.targets if self.at.targets else good
-        last = "none" if mean is None else f"{mean:.4f}"
+        at, losses = self.at, [f"{loss:.4f}" for loss in self.history.train]
+        last = f"{at.loss_sum / at.targets:.4f}" if at.targets else (losses or ["none"])[-1]
         kept = f"; the last good checkpoint is in {self.folder}" if self.folder else ""
+        where = f"step {at.step} (epoch {at.epoch + 1}): {error}"
         raised = TrainingDiverged(f"{where}; mean loss of the epoch until then: {last}{kept}")
         raised.history = self.history
         return raised
 
     def save(self) -> None:
         if self.folder is not None:
-            save_checkpoint(self.folder, self.model, self.vocab, self.history)
-            save_training_state(self.folder, self.optimizer, self.at, self.settings)
+            where = (self.optimizer, self.at, self.plan.settings())
+            save_run(self.folder, self.model, self.vocab, self.history, *where)
 
 
 def _from(batches: Iterable, start: int) -> Iterator[tuple[Tensor, Tensor]]:

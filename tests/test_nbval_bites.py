@@ -172,6 +172,25 @@ def conftest():
     return module
 
 
+@pytest.mark.parametrize(("failures", "starts"), [(0, True), (2, True), (3, False)])
+def test_kernels_that_die_at_birth_are_started_again(conftest, failures, starts):
+    tries = []
+
+    def start_new_kernel(startup_timeout, kernel_name, stderr, cwd):
+        tries.append(cwd)
+        if len(tries) <= failures:
+            raise RuntimeError("Kernel died before replying to kernel_info")
+        return "a kernel"
+
+    start = conftest.persistent(start_new_kernel)
+    if starts:
+        assert start(startup_timeout=1, kernel_name="k", stderr=None, cwd="here") == "a kernel"
+    else:
+        with pytest.raises(RuntimeError, match="Kernel died"):
+            start(startup_timeout=1, kernel_name="k", stderr=None, cwd="here")
+    assert tries == ["here"] * min(failures + 1, 3)
+
+
 @pytest.mark.parametrize(
     ("stored", "new", "equal"),
     [

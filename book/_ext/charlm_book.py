@@ -60,6 +60,8 @@ def drop_thebe(app, _config):
         for listener in list(listeners):
             if listener.handler.__module__ == "sphinx_thebe":
                 app.disconnect(listener.id)
+    kept = [entry for entry in app.registry.css_files if entry[0] != "sphinx-thebe.css"]
+    app.registry.css_files[:] = kept
 
 
 def setup(app):

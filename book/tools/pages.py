@@ -1,6 +1,6 @@
 """Write the tables of results from book/results.json and book/published.json.
 
-    python book/tools/pages.py            rewrite the tables of book/results.md and README.md
+    python book/tools/pages.py            rewrite the tables of results in the pages
     python book/tools/pages.py --check    exit 1 if one of them is out of date
 
 A table stands between `<!-- begin:NAME -->` and `<!-- end:NAME -->`; the rest of a page is left
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ("book/results.md", "README.md")
+PAGES = ("book/index.md", "book/results.md", "README.md")
 
 
 class Row(NamedTuple):
@@ -34,7 +34,7 @@ ROWS = (
     Row(
         "01_one_hot_and_embedding",
         "bigram table, trained",
-        "01.bigram.valid",
+        "01.bigram.trained",
         "A1.nietzsche.context1",
         "A1.nietzsche.best",
     ),
@@ -49,7 +49,7 @@ ROWS = (
         "03_looped_rnn",
         "the loop, input concatenated",
         "03.concat.valid",
-        "A1.nietzsche.context7",
+        "A1.nietzsche.context8",
         "A1.nietzsche.best",
         ("fastai.concat.valid",),
     ),
@@ -57,7 +57,7 @@ ROWS = (
         "03_looped_rnn",
         "nn.RNN",
         "03.rnn.valid",
-        "A1.nietzsche.context7",
+        "A1.nietzsche.context8",
         "A1.nietzsche.best",
         ("fastai.rnn.valid",),
     ),

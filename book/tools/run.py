@@ -210,7 +210,7 @@ def execute(nb, folder):
 
 def run_one(path):
     """Execute, normalise, hash and store one notebook. Returns an error text or None."""
-    from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
+    from nbclient.exceptions import CellExecutionError, CellTimeoutError
 
     nb = nbformat.read(path, as_version=4)
     missing = missing_corpora(corpora_needed(nb))
@@ -219,7 +219,7 @@ def run_one(path):
         return f"{path}: outputs made with a stand-in are not stored. {reasons}"
     try:
         execute(nb, path.resolve().parent)
-    except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+    except (CellExecutionError, CellTimeoutError, RuntimeError) as error:  # or the kernel died
         return f"{path}: failed, left as it was\n{error}"
     nb.metadata["charlm"] = {"code_hash": code_hash(nb)}
     normalise(nb)

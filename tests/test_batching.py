@@ -1,0 +1,230 @@
+"""Batches: every target once, inputs and targets aligned, streams that go on."""
+
+import random
+
+import pytest
+import torch
+
+from charlm_utils.batching import (
+    IGNORE,
+    RandomWindows,
+    ShuffledBatches,
+    StreamBatches,
+    context_windows,
+    split_text,
+)
+
+# ---- splitting --------------------------------------------------------------------------------
+
+
+def test_split_of_tinyshakespeares_length():
+    train, valid = split_text("x" * 1_115_394)
+    assert (len(train), len(valid)) == (1_003_854, 111_540)
+
+
+def test_split_of_nietzsches_length():
+    train, valid = split_text("x" * 600_893, (0.8, 0.2))
+    assert (len(train), len(valid)) == (480_714, 120_179)
+
+
+def test_parts_are_the_text_in_order():
+    draw = random.Random(2)
+    for _ in range(300):
+        text = "".join(draw.choices("abc\n", k=draw.randrange(20, 400)))
+        weights = [draw.randrange(1, 6) for _ in range(draw.randrange(1, 5))]
+        fractions = tuple(w / sum(weights) for w in weights)
+        parts = split_text(text, fractions)
+        assert "".join(parts) == text and len(parts) == len(fractions)
+        assert all(abs(len(p) - f * len(text)) <= 1 for p, f in zip(parts, fractions, strict=True))
+
+
+def test_three_tenths_do_not_lose_a_character_to_rounding():
+    assert [len(p) for p in split_text("x" * 10, (0.7, 0.1, 0.2))] == [7, 1, 2]
+    assert [len(p) for p in split_text("x" * 1000, (0.1,) * 10)] == [100] * 10
+
+
+@pytest.mark.parametrize("fractions", [(0.9, 0.2), (0.5, 0.4), (1.1, -0.1), (1.0, 0.0), ()])
+def test_fractions_that_are_none(fractions):
+    with pytest.raises(ValueError, match="add up to 1"):
+        split_text("x" * 100, fractions)
+
+
+@pytest.mark.parametrize("text", ["", "x"])
+def test_too_short_to_split(text):
+    with pytest.raises(ValueError, match=f"{len(text)} characters"):
+        split_text(text)
+
+
+# ---- streams ----------------------------------------------------------------------------------
+
+SIZES = [
+    (n, b, t)
+    for n in (2, 3, 7, 10, 31, 64, 65, 100)
+    for b in (1, 2, 3, 5, 8)
+    for t in (1, 2, 7, 33)
+]
+
+
+@pytest.mark.parametrize(("n", "batch_size", "seq_len"), SIZES)
+def test_every_target_exactly_once(n, batch_size, seq_len):
+    ids = torch.arange(n)  # a character's id is its place
+    if n - 1 < batch_size:
+        with pytest.raises(
+            ValueError, match=f"^{n} characters .*batch_size {batch_size} .*{seq_len}"
+        ):
+            StreamBatches(ids, batch_size, seq_len)
+        return
+    batches = StreamBatches(ids, batch_size, seq_len)
+    pairs = list(batches)
+    assert len(pairs) == len(batches)
+    for x, y in pairs:
+        assert x.shape == y.shape and x.shape[0] == batch_size and 1 <= x.shape[1] <= seq_len
+        assert x.dtype == y.dtype == torch.int64
+        assert ((y == x + 1) | (y == IGNORE)).all() and (x >= 0).all()
+    targets = torch.cat([y.flatten() for _, y in pairs])
+    assert sorted(targets[targets != IGNORE].tolist()) == list(range(1, n))
+    assert batches.targets == n - 1
+
+
+@pytest.mark.parametrize(("n", "batch_size", "seq_len"), SIZES)
+def test_streams_go_on_from_batch_to_batch(n, batch_size, seq_len):
+    if n - 1 < batch_size:
+        return
+    pairs = list(StreamBatches(torch.arange(n), batch_size, seq_len))
+    for (_, y), (x, _) in zip(pairs[:-1], pairs[1:], strict=True):
+        assert (x[:, 0] == y[:, -1]).all()  # no fill in the middle either
+    assert all(x.shape[1] == seq_len for x, _ in pairs[:-1])
+    fill = pairs[-1][1] == IGNORE
+    assert not fill[:, :-1].any()  # at most the last target of a stream is filled in
+    lengths = sum((y != IGNORE).sum(1) for _, y in pairs)
+    assert int(lengths.max() - lengths.min()) <= 1
+    starts = pairs[0][0][:, 0]
+    assert starts[0] == 0 and (starts[1:] - starts[:-1] == lengths[:-1]).all()
+
+
+def test_batches_are_views_of_one_storage():
+    batches = StreamBatches(torch.arange(100), 4, 7)
+    places = {t.untyped_storage().data_ptr() for pair in batches for t in pair}
+    assert places == {batches.grid.untyped_storage().data_ptr()}
+
+
+def test_the_text_itself_is_left_alone():
+    ids = torch.arange(11)
+    batches = StreamBatches(ids, 4, 3)  # 10 targets in 4 streams: two of them are filled in
+    assert (batches.grid == IGNORE).sum() == 2
+    assert torch.equal(ids, torch.arange(11))
+
+
+def test_bytes_serve_as_ids():
+    ids = torch.arange(200, dtype=torch.uint8)
+    x, y = next(iter(StreamBatches(ids, 3, 5)))
+    assert x.dtype == torch.int64 and (y == x + 1).all()
+
+
+def test_iterating_twice_gives_the_same():
+    batches = StreamBatches(torch.arange(50), 3, 4)
+    for (x, y), (x2, y2) in zip(batches, batches, strict=True):
+        assert torch.equal(x, x2) and torch.equal(y, y2)
+
+
+@pytest.mark.parametrize(("batch_size", "seq_len"), [(0, 5), (-1, 5), (5, 0), (5, -3)])
+def test_sizes_below_one(batch_size, seq_len):
+    with pytest.raises(ValueError, match=f"100 .*{batch_size}.*{seq_len}"):
+        StreamBatches(torch.arange(100), batch_size, seq_len)
+
+
+# ---- windows ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [2, 3, 9, 40])
+@pytest.mark.parametrize("context", [1, 2, 8])
+def test_context_windows(n, context):
+    ids = torch.arange(n) * 3
+    if n <= context:
+        with pytest.raises(ValueError, match=f"{n} characters .*{context}"):
+            context_windows(ids, context)
+        return
+    x, y = context_windows(ids, context)
+    assert x.shape == (n - context, context) and y.shape == (n - context,)
+    for i in range(n - context):
+        assert torch.equal(x[i], ids[i : i + context]) and y[i] == ids[i + context]
+    assert x.untyped_storage().data_ptr() == ids.untyped_storage().data_ptr()
+
+
+def test_random_windows_are_aligned_and_reach_both_ends():
+    ids = torch.arange(30)
+    batches = RandomWindows(ids, 16, 10, 40, seed=3)
+    assert len(batches) == 40 == len(list(batches))
+    starts = set()
+    for x, y in batches:
+        assert x.shape == y.shape == (16, 10)
+        assert torch.equal(y, x + 1) and torch.equal(x[:, 1:], x[:, :-1] + 1)
+        starts |= set(x[:, 0].tolist())
+    assert starts == set(range(20))  # 30 - 10 windows, each with its target
+
+
+def draws(batches):
+    return torch.cat([x.flatten() for x, _ in batches])
+
+
+def make(kind, seed):
+    ids = torch.arange(500)
+    if kind is RandomWindows:
+        return RandomWindows(ids, 4, 8, 6, seed=seed)
+    return ShuffledBatches(*context_windows(ids, 3), 16, seed=seed)
+
+
+@pytest.mark.parametrize("kind", [RandomWindows, ShuffledBatches])
+def test_draws_depend_on_seed_and_epoch_alone(kind):
+    one, two, other = make(kind, 7), make(kind, 7), make(kind, 8)
+    torch.manual_seed(0)
+    first = draws(one)
+    torch.manual_seed(1)
+    assert torch.equal(first, draws(one)) and torch.equal(first, draws(two))
+    assert not torch.equal(first, draws(other))
+    seen = [first]
+    for one.epoch in (1, 2, 3):
+        seen.append(draws(one))
+        assert not any(torch.equal(seen[-1], old) for old in seen[:-1])
+    one.epoch = 0
+    assert torch.equal(first, draws(one))
+
+
+@pytest.mark.parametrize("kind", [RandomWindows, ShuffledBatches])
+def test_drawing_leaves_torchs_generator_alone(kind):
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    list(make(kind, 0))
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("sizes", [(10, 4, 10, 1), (100, 0, 5, 1), (100, 4, 0, 1), (100, 4, 5, 0)])
+def test_random_windows_that_cannot_be(sizes):
+    with pytest.raises(ValueError, match=str(sizes[0])):
+        RandomWindows(torch.arange(sizes[0]), *sizes[1:])
+    assert len(RandomWindows(torch.arange(11), 4, 10, 1).windows) == 1  # one window is enough
+
+
+@pytest.mark.parametrize("seed", [0, None])
+@pytest.mark.parametrize("batch_size", [1, 7, 97, 1000])
+def test_shuffled_rows_once_each_with_their_targets(seed, batch_size):
+    x, y = context_windows(torch.arange(100), 3)
+    batches = ShuffledBatches(x, y, batch_size, seed=seed)
+    pairs = list(batches)
+    assert len(pairs) == len(batches)
+    assert all(torch.equal(b, a[:, -1] + 1) for a, b in pairs)
+    seen = torch.cat([b for _, b in pairs])
+    assert torch.equal(seen.sort().values, y)
+    assert torch.equal(seen, y) == (seed is None)
+
+
+def test_shuffled_batches_that_cannot_be():
+    x = torch.arange(10)
+    for bad in ((x, x[:9], 2), (x, x, 0), (x[:0], x[:0], 2)):
+        with pytest.raises(ValueError, match="rows"):
+            ShuffledBatches(*bad)
+
+
+def test_only_streams_are_contiguous():
+    assert StreamBatches(torch.arange(9), 2, 2).contiguous
+    assert not make(RandomWindows, 0).contiguous and not make(ShuffledBatches, 0).contiguous

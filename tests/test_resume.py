@@ -1,0 +1,455 @@
+"""Stopped and gone on: the same numbers, to the last bit, as never having stopped."""
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from charlm_utils import cli
+from charlm_utils.batching import RandomWindows, ShuffledBatches, StreamBatches, context_windows
+from charlm_utils.checkpoint import CheckpointError, History, load_checkpoint, save_checkpoint
+from charlm_utils.models import CharLM, make_core
+from charlm_utils.resume import Position, load_run, save_run, stop_signals
+from charlm_utils.training import fit
+from charlm_utils.vocab import CharVocab
+
+VOCAB = CharVocab("abcdefg")
+V, E, H = len(VOCAB), 4, 6
+FILES = ["config.json", "history.json", "model.safetensors", "optimizer.safetensors", "state.json"]
+
+pytestmark = pytest.mark.usefixtures("clean")
+
+
+def ids(n, seed=0):
+    return torch.randint(V, (n,), generator=torch.Generator().manual_seed(seed))
+
+
+def new_model(core="gru", layers=1, dropout=0.3):
+    torch.manual_seed(0)
+    return CharLM(V, E, make_core(core, E, H, layers), dropout=dropout)
+
+
+def streams():
+    return StreamBatches(ids(123), 4, 5)  # 7 batches, the last one short
+
+
+def windows():
+    return RandomWindows(ids(123), 4, 5, 7)
+
+
+def shuffled():
+    x, _ = context_windows(ids(123), 5)
+    return ShuffledBatches(x[:-1], x[1:], 18)  # 7 batches
+
+
+class Stopped:
+    """Batches that send this process a signal while batch `at` of the whole run is drawn."""
+
+    def __init__(self, batches, at, number=signal.SIGINT):
+        self.batches, self.at, self.number = batches, at, number
+        self.contiguous, self.epoch, self.drawn = batches.contiguous, 0, 0
+
+    def __len__(self):
+        return len(self.batches)
+
+    def __iter__(self):
+        self.batches.epoch = self.epoch
+        for i, pair in enumerate(self.batches):
+            if self.epoch * len(self) + i == self.at and self.drawn:
+                signal.raise_signal(self.number)
+            self.drawn += 1  # the very first look is fit's own
+            yield pair
+
+
+def run(model, folder=None, train=None, epochs=3, **options):
+    options = {"lr": 0.01, "precision": "float32", "vocab": VOCAB} | options
+    train, valid = train or streams(), StreamBatches(ids(61, seed=1), 2, 9)
+    return fit(model, train, valid, epochs=epochs, checkpoint_dir=folder, **options)
+
+
+def numbers(history):
+    """What has to agree: all but the seconds."""
+    return {name: value for name, value in asdict(history).items() if name != "seconds"}
+
+
+def same_model(a, b):
+    pairs = zip(a.state_dict().items(), b.state_dict().items(), strict=True)
+    return all(x == y and torch.equal(p, q) for (x, p), (y, q) in pairs)
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def state_of(folder):
+    return json.loads((folder / "state.json").read_text(encoding="utf-8"))
+
+
+# ---- to the last bit --------------------------------------------------------------------------
+
+CASES = [
+    pytest.param(core, batches, at, {}, id=f"{core}-{batches.__name__}-{at}")
+    for core in ("gru", "lstm")
+    for batches in (streams, windows, shuffled)
+    for at in (1, 9)
+] + [
+    pytest.param("rnn", streams, 4, {}, id="rnn"),
+    pytest.param("gru", streams, 6, {}, id="last-batch-of-an-epoch"),
+    pytest.param("gru", streams, 7, {}, id="first-batch-of-an-epoch"),
+    pytest.param("gru", streams, 10, {"carry_state": False}, id="no-carry"),
+    pytest.param("gru", streams, 10, {"schedule": "constant", "clip": None}, id="constant"),
+    pytest.param("gru", streams, 10, {"precision": "bf16"}, id="bf16-gru"),
+    pytest.param("lstm", streams, 10, {"precision": "bf16"}, id="bf16-lstm"),
+    pytest.param("lstm", windows, 3, {"precision": "bf16", "seed": 5}, id="bf16-windows"),
+]
+
+
+@pytest.mark.parametrize(("core", "batches", "at", "options"), CASES)
+@pytest.mark.parametrize("layers", [1, 2])
+def test_stopped_and_resumed_is_never_stopped(tmp_path, core, batches, at, options, layers):
+    whole, stopped, resumed = (new_model(core, layers) for _ in range(3))
+    expected = run(whole, train=batches(), **options)
+    history = run(stopped, tmp_path, Stopped(batches(), at), **options)
+    assert history.interrupted and len(history.train) == (at + 1) // 7
+    position = state_of(tmp_path)["position"]
+    assert (position["step"], position["batch"]) == (at + 1, (at + 1) % 7)
+    assert not same_model(stopped, whole)
+    torch.manual_seed(99)  # whatever happened in between
+    torch.rand(7)
+    history = run(resumed, tmp_path, batches(), resume=True, **options)
+    assert numbers(history) == numbers(expected) and not history.interrupted
+    assert same_model(resumed, whole)
+    saved, vocab, saved_history = load_checkpoint(tmp_path)
+    assert same_model(saved, whole) and numbers(saved_history) == numbers(expected)
+    assert vocab == VOCAB and sorted(contents(tmp_path)) == FILES
+
+
+def test_stopped_again_and_again(tmp_path):
+    whole, model = new_model(), new_model()
+    expected = run(whole)
+    run(model, tmp_path, Stopped(streams(), 2))
+    for at in (3, 4, 6, 11, 13, 19):
+        model = new_model()
+        assert run(model, tmp_path, Stopped(streams(), at), resume=True).interrupted
+    history = run(model, tmp_path, resume=True)
+    assert numbers(history) == numbers(expected) and same_model(model, whole)
+    assert history.seconds == sorted(history.seconds) and len(history.seconds) == 3
+
+
+def test_stop_in_the_last_update_of_all_is_no_interruption(tmp_path):
+    model = new_model()
+    history = run(model, tmp_path, Stopped(streams(), 20))
+    assert len(history.valid) == 3 and not history.interrupted
+
+
+def test_stopped_without_a_folder_the_history_is_returned():
+    history = run(new_model(), train=Stopped(streams(), 9))
+    assert history.interrupted and len(history.train) == 1
+
+
+def test_resuming_a_finished_run_changes_nothing(tmp_path):
+    model, again = new_model(), new_model()
+    history = run(model, tmp_path)
+    before = contents(tmp_path)
+    assert run(again, tmp_path, resume=True) == history
+    assert same_model(again, model) and contents(tmp_path) == before
+
+
+def test_a_run_is_never_overwritten_unasked(tmp_path):
+    run(new_model(), tmp_path)
+    before = contents(tmp_path)
+    with pytest.raises(CheckpointError, match="resume=True"):
+        run(new_model(), tmp_path)
+    assert contents(tmp_path) == before
+
+
+# ---- a run goes on only as what it was --------------------------------------------------------
+
+
+@pytest.fixture
+def stopped(tmp_path):
+    """A run stopped in its second epoch."""
+    run(new_model(), tmp_path / "run", Stopped(streams(), 9))
+    return tmp_path / "run"
+
+
+def refused(folder, *words, model=None, **options):
+    before = contents(folder)
+    with pytest.raises(CheckpointError) as caught:
+        run(model or new_model(), folder, resume=True, **options)
+    message = str(caught.value)
+    assert "\n" not in message and all(word in message for word in words), message
+    assert contents(folder) == before
+    return message
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"lr": 0.02}, "lr was 0.01, now it is 0.02"),
+        ({"epochs": 4}, "total_steps was 21, now it is 28"),
+        ({"seed": 1}, "seed was 0, now it is 1"),
+        ({"clip": None}, "clip was 1.0, now it is None"),
+        ({"betas": (0.9, 0.95)}, "betas"),
+        ({"weight_decay": 0.1}, "weight_decay"),
+        ({"warmup_steps": 3}, "warmup_steps"),
+        ({"schedule": "constant"}, "schedule was cosine, now it is constant"),
+        ({"carry_state": False}, "carry_state"),
+        ({"precision": "bf16"}, "precision"),
+        ({"train": StreamBatches(ids(123), 2, 9)}, "batch_shape was [4, 5], now it is [2, 9]"),
+        ({"vocab": CharVocab("abcdefz")}, "vocab"),
+        ({"vocab": None}, "vocab"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_other_settings_are_refused_by_name(stopped, options, field):
+    refused(stopped, field, ".json", **options)
+
+
+@pytest.mark.parametrize(
+    ("model", "field"),
+    [
+        (new_model("lstm"), "core was gru, now it is lstm"),
+        (new_model(layers=2), "num_layers was 1, now it is 2"),
+        (new_model(dropout=0.1), "dropout was 0.3, now it is 0.1"),
+        (CharLM(V, E, make_core("gru", E, H + 1), dropout=0.3), "hidden_size was 6, now it is 7"),
+        (CharLM(V, E + 1, make_core("gru", E + 1, H), dropout=0.3), "embedding_dim was 4"),
+        (CharLM(V + 1, E, make_core("gru", E, H), dropout=0.3), "vocab_size was 7, now it is 8"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_another_model_is_refused_by_name(stopped, model, field):
+    refused(stopped, str(stopped / "config.json"), field, model=model)
+
+
+# ---- damaged files ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("damage", ["gone", "empty", "half", "foreign"])
+def test_damaged_files_are_named(stopped, name, damage):
+    path = stopped / name
+    data = path.read_bytes()
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes({"empty": b"", "half": data[: len(data) // 2], "foreign": b"[1]"}[damage])
+    refused(stopped, str(path))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors"])
+def test_one_flipped_bit_is_noticed(stopped, name):
+    path = stopped / name
+    data = bytearray(path.read_bytes())
+    data[-3] ^= 1
+    path.write_bytes(data)
+    refused(stopped, str(path), "sha256")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "history.json", "optimizer.safetensors"])
+def test_files_of_two_saves_are_not_one_run(stopped, tmp_path, name):
+    """As after a power cut between two renames."""
+    run(new_model(), tmp_path / "later", Stopped(streams(), 15))
+    (stopped / name).write_bytes((tmp_path / "later" / name).read_bytes())
+    refused(stopped, str(stopped / name), "state.json")
+
+
+def test_weights_saved_over_a_run_do_not_pass_for_it(stopped):
+    save_checkpoint(stopped, new_model(), VOCAB, History())
+    refused(stopped, "model.safetensors")
+
+
+def test_a_checkpoint_without_state_can_not_go_on(tmp_path):
+    save_checkpoint(tmp_path, new_model(), VOCAB, History())
+    refused(tmp_path, str(tmp_path / "state.json"), "no such file")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("position", None),
+        ("position", 3),
+        ("position", {"epoch": 1, "era": 2}),
+        ("settings", []),
+        ("sha256", "x"),
+        ("sha256", {}),
+        ("state", "none"),
+        ("state", "pair"),
+        ("state", None),
+    ],
+)
+def test_foreign_fields_of_the_state_are_named(stopped, field, value):
+    state = state_of(stopped) | {field: value}
+    (stopped / "state.json").write_text(json.dumps(state), encoding="utf-8")
+    refused(stopped, field if value != {} else "model.safetensors")
+
+
+def test_foreign_optimizer_file_is_named(stopped):
+    path = stopped / "optimizer.safetensors"
+    tensors = load_file(path)
+    del tensors["rng.cpu"]
+    save_file(tensors, path)
+    state = state_of(stopped)
+    state["sha256"]["optimizer.safetensors"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    (stopped / "state.json").write_text(json.dumps(state), encoding="utf-8")
+    refused(stopped, str(path), "rng.cpu")
+
+
+@pytest.mark.parametrize("at", range(5))
+def test_full_disk_in_the_middle_of_training(stopped, monkeypatch, at):
+    """The save fails, the run stops; what was saved before is whole, and goes on."""
+    before, plain, calls = contents(stopped), Path.write_bytes, []
+
+    def full(self, data):
+        calls.append(self)
+        if len(calls) - 1 == at:
+            plain(self, data[:10])
+            raise OSError(errno.ENOSPC, "No space left on device", str(self))
+        return plain(self, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        with pytest.raises(OSError, match="No space left"):
+            run(new_model(), stopped, resume=True)
+    assert contents(stopped) == before
+    whole, resumed = new_model(), new_model()
+    run(whole)
+    run(resumed, stopped, resume=True)
+    assert same_model(whole, resumed)
+
+
+def test_many_state_tensors_come_back_in_order(tmp_path):
+    model = new_model()
+    optimizer = torch.optim.AdamW(model.parameters())
+    state = tuple(torch.full((2,), float(i)) for i in range(12))
+    for kept in (state, state[0], None):
+        at = Position(epoch=1, batch=2, step=3, loss_sum=0.1, state=kept)
+        save_run(tmp_path, model, VOCAB, History(), optimizer, at, {})
+        back, _ = load_run(tmp_path, model, VOCAB, optimizer, {})
+        assert type(back.state) is type(kept)
+        pairs = (
+            zip(back.state or (), kept or (), strict=True)
+            if kept is not state[0]
+            else [(kept, back.state)]
+        )
+        assert all(torch.equal(a, b) for a, b in pairs)
+        assert (back.epoch, back.batch, back.step, back.loss_sum) == (1, 2, 3, 0.1)
+
+
+# ---- signals ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_first_signal_asks_second_acts(number):
+    acted = []
+    before = signal.signal(number, lambda *args: acted.append(number))
+    mine = signal.getsignal(number)
+    try:
+        with stop_signals() as stop:
+            assert not stop.is_set()
+            signal.raise_signal(number)
+            assert stop.is_set() and not acted
+            signal.raise_signal(number)
+            assert acted == [number]
+        assert signal.getsignal(number) is mine
+    finally:
+        signal.signal(number, before)
+
+
+def test_handlers_come_back_after_an_error():
+    before = signal.getsignal(signal.SIGINT)
+    with contextlib.suppress(ZeroDivisionError), stop_signals():
+        raise ZeroDivisionError
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_training_works_in_a_thread():
+    done = []
+    worker = threading.Thread(target=lambda: done.append(run(new_model(), epochs=1)))
+    worker.start()
+    worker.join(60)
+    assert len(done[0].valid) == 1
+
+
+def test_second_ctrl_c_ends_training_at_once_and_the_checkpoint_stays(tmp_path):
+    class Twice(Stopped):
+        def __iter__(self):
+            for pair in super().__iter__():
+                yield pair
+                if self.drawn > 1 and self.epoch == 1:
+                    signal.raise_signal(signal.SIGINT)
+                    signal.raise_signal(signal.SIGINT)
+
+    class Stubborn(Twice):
+        contiguous = True
+
+    with pytest.raises(KeyboardInterrupt):
+        run(new_model(), tmp_path, Stubborn(streams(), -1))
+    _, _, history = load_checkpoint(tmp_path)
+    assert len(history.valid) == 1
+    whole, resumed = new_model(), new_model()
+    run(whole)
+    run(resumed, tmp_path, resume=True)
+    assert same_model(whole, resumed)
+
+
+CHILD = """
+import os
+from charlm_utils import training
+from charlm_utils.cli import main
+
+plain, steps = training.train_step, []
+
+def step(*args, **options):
+    steps.append(1)
+    if len(steps) == 30:
+        os.kill(os.getpid(), {number})
+    return plain(*args, **options)
+
+training.train_step = step
+raise SystemExit(main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "core", "precision"),
+    [(signal.SIGINT, "gru", "float32"), (signal.SIGTERM, "lstm", "bf16")],
+    ids=["ctrl-c", "sigterm"],
+)
+def test_charlm_train_is_stopped_and_goes_on(tmp_path, text_file, number, core, precision, capsys):
+    options = ["train", str(text_file), "--core", core, "--precision", precision, "--epochs", "4"]
+    options += ["--hidden-size", "32", "--embedding-dim", "8", "--batch-size", "8"]
+    options += ["--seq-len", "40", "--num-layers", "2", "--device", "cpu"]
+    cut, whole = tmp_path / "cut", tmp_path / "whole"
+    child = subprocess.run(
+        [sys.executable, "-c", CHILD.format(number=int(number)), *options, "--out", str(cut)],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUTF8": "1"},
+        cwd=Path(cli.__file__).parents[1],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert child.returncode == 130, child.stderr
+    assert "--resume" in child.stdout and child.stderr == ""
+    _, _, history = load_checkpoint(cut)  # it is whole
+    position = state_of(cut)["position"]
+    assert position["step"] == 30 and position["batch"] > 0 and len(history.valid) == 2
+    assert history.interrupted and sorted(contents(cut)) == FILES
+    assert cli.main([*options, "--out", str(cut), "--resume"]) == 0
+    assert cli.main([*options, "--out", str(whole)]) == 0
+    (model, vocab, history), (model2, vocab2, history2) = map(load_checkpoint, (cut, whole))
+    assert same_model(model, model2) and vocab == vocab2
+    assert numbers(history) == numbers(history2) and len(history.valid) == 4
+    printed = [line for line in capsys.readouterr().out.splitlines() if "validation" in line]
+    assert len(printed) == 2 and printed[0] == printed[1]
