@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from charlm_utils.models import ThreeCharModel, count_parameters
+
 Test = tuple[Callable[[], bool], str]  # a question to the answer, and the hint if it fails
 
 
@@ -143,5 +145,57 @@ def check_ch03(answer: Callable) -> bool:
                 lambda: gives(right),
                 "not tanh(x_t @ w_ih.T + h @ w_hh.T + bias) at every step; try T = 1",
             ),
+        ]
+    )
+
+
+def check_ch02(answer: Callable) -> bool:
+    """Chapter 2: `answer(vocab_size, embedding_dim, hidden_size, num_chars, shared)`, an int.
+
+    The number of parameters of a model like `ThreeCharModel` that reads `num_chars`
+    characters, with its green and orange arrows shared or with own ones at each place.
+    """
+    V, E, H, n = 11, 5, 7, 4  # no two numbers below are equal
+    table, green, orange, blue = V * E, E * H + H, H * H + H, H * V + V
+    shared, own = table + green + orange + blue, table + n * (green + orange) + blue
+    biases = 2 * H + V
+
+    def gives(wrong: int, is_shared: bool) -> bool:
+        return answer(V, E, H, n, is_shared) == wrong
+
+    return _judge(
+        [
+            (
+                lambda: answer(V, E, H, n, True) == int(answer(V, E, H, n, True)) > 0,
+                "return one number, the count of all parameters",
+            ),
+            (
+                lambda: not gives(shared - biases, True) and not gives(own - n * 2 * H - V, False),
+                "each nn.Linear has a bias for every output; count the biases too",
+            ),
+            (
+                lambda: not gives(own, True),
+                "shared arrows are counted once, however many characters are read",
+            ),
+            (lambda: not gives(shared, False), "not shared: num_chars green and orange arrows"),
+            (
+                lambda: (
+                    not gives(own + (n - 1) * table, False)
+                    and not gives(own + (n - 1) * blue, False)
+                    and not gives(n * shared, False)
+                ),
+                "only green and orange are repeated; there is one embedding and one blue arrow",
+            ),
+            (
+                lambda: not gives(shared - table, True),
+                "the embedding is a table of vocab_size times embedding_dim weights",
+            ),
+            (
+                lambda: (
+                    answer(84, 42, 256, 3, True) == count_parameters(ThreeCharModel(84, 42, 256))
+                ),
+                "compare with count_parameters(ThreeCharModel(84, 42, 256))",
+            ),
+            (lambda: gives(shared, True) and gives(own, False), "try 4 characters of other sizes"),
         ]
     )

@@ -35,14 +35,14 @@ ROWS = (
         "01_one_hot_and_embedding",
         "bigram table, trained",
         "01.bigram.trained",
-        "A1.nietzsche.context1",
+        "A1.nietzsche.wb.1",
         "A1.nietzsche.best",
     ),
     Row(
         "02_three_char_model",
         "three characters in, one out",
         "02.char3.valid",
-        "A1.nietzsche.context3",
+        "A1.nietzsche.wb.3",
         "A1.nietzsche.best",
     ),
     Row(
