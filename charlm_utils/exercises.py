@@ -199,3 +199,52 @@ def check_ch02(answer: Callable) -> bool:
             (lambda: gives(shared, True) and gives(own, False), "try 4 characters of other sizes"),
         ]
     )
+
+
+def check_ch04(answer: Callable) -> bool:
+    """Chapter 4: `answer(logits, y)` is the mean loss at each step, (T,), nats per character.
+
+    logits (B, T, V), y (B, T): ids of the characters that came.
+    """
+    B, T, V = 4, 3, 5
+    draw = torch.Generator().manual_seed(4)
+    logits, y = torch.randn((B, T, V), generator=draw), torch.tensor([[0, 4, 1], [3, 3, 2]] * 2)
+    y[3, 1] = 0
+    picked = logits.log_softmax(dim=2).gather(2, y[:, :, None]).squeeze(2)  # (B, T)
+    right = -picked.mean(dim=0)
+    mixed = logits.reshape(B, V, T).log_softmax(dim=1).gather(1, y[:, None]).squeeze(1)
+    timeless = logits.log_softmax(dim=1).gather(2, y[:, :, None]).squeeze(2)
+
+    def gives(wrong: Tensor) -> bool:
+        given = answer(logits.clone(), y.clone())
+        return given.shape == wrong.shape and torch.allclose(given, wrong, rtol=1e-4, atol=1e-5)
+
+    return _judge(
+        [
+            (lambda: not gives(right.mean()), "that is one mean over everything; keep the steps"),
+            (
+                lambda: not gives(-picked.mean(dim=1)),
+                "that is one loss per window: mean over dim 0",
+            ),
+            (lambda: not gives(-picked), "that is each loss on its own; average over the windows"),
+            (
+                lambda: tuple(answer(logits, y).shape) == (T,),
+                f"for logits {(B, T, V)} and y {(B, T)} return a tensor of shape {(T,)}",
+            ),
+            (lambda: not gives(-right), "the loss is minus the logarithm: it is never negative"),
+            (lambda: not gives(right * B), f"divide by the number of windows, here {B}"),
+            (lambda: not gives(right / math.log(2)), "that is in bits; nats need the natural log"),
+            (
+                lambda: not gives(-mixed.mean(dim=0)),
+                "view and reshape cut the numbers anew; use transpose(1, 2) to swap two axes",
+            ),
+            (
+                lambda: not gives(-timeless.mean(dim=0)),
+                "softmax runs over the characters, the last axis, not over the steps",
+            ),
+            (
+                lambda: gives(right),
+                "not the mean over the windows of -ln p(y) at each step; try B = 1",
+            ),
+        ]
+    )

@@ -186,7 +186,7 @@ def plot_next_chars(
 
 
 def plot_surprise(
-    text: str, surprise, models: Sequence[str], *, width: int = 21, highest: float = 6.0
+    text: str, surprise: ArrayLike, models: Sequence[str], *, width: int = 21, highest: float = 6.0
 ) -> None:
     """The surprise (M, T) in nats of M models at each of T characters; dark is surprised.
 

@@ -161,6 +161,7 @@ def fit(
     ):
         while run.at.epoch < epochs and not stop.is_set():
             run.epoch(train, valid, stop, bar)
+    run.history.interrupted = run.at.epoch < epochs
     return run.history
 
 
@@ -185,7 +186,6 @@ class _Run:
         self.at, self.history = load_run(
             self.folder, self.model, self.vocab, self.optimizer, self.plan.settings()
         )
-        self.history.interrupted = False
 
     def epoch(self, train: Iterable, valid: Iterable, stop: threading.Event, bar: tqdm) -> None:
         """Train to the end of the epoch, or to the first update after `stop`, and save."""

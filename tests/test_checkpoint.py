@@ -68,6 +68,8 @@ def test_there_and_back(tmp_path, core, layers):
 def test_files_are_json_and_tensors_and_nothing_else(folder):
     assert sorted(contents(folder)) == FILES
     assert json.loads((folder / "history.json").read_text(encoding="utf-8")) == asdict(HISTORY)
+    config = (folder / "config.json").read_text(encoding="utf-8")
+    assert '"é"' in config and '"🙂"' in config  # a person can read it
     assert set(load_file(folder / "model.safetensors")) == set(new_model().state_dict())
 
 

@@ -256,9 +256,15 @@ def refused(clean, seconds=8.0):
 
 def test_silent_server(tiny, clean, monkeypatch):
     monkeypatch.setattr(corpora, "TIMEOUT", 1)
-    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes the call and says nothing
-        tiny(f"http://127.0.0.1:{silent.getsockname()[1]}/tiny.txt")
-        assert "timed out" in refused(clean, seconds=4)
+    silent = socket.create_server(("127.0.0.1", 0))  # takes the call and says nothing
+    hang_up = threading.Timer(9, silent.close)  # so that a client without a time-out ends too
+    hang_up.start()
+    tiny(f"http://127.0.0.1:{silent.getsockname()[1]}/tiny.txt")
+    try:
+        assert "timed out" in refused(clean, seconds=6)
+    finally:
+        hang_up.cancel()
+        silent.close()
 
 
 def test_server_that_stops_half_way(tiny, serve, clean, monkeypatch):
@@ -396,6 +402,13 @@ def test_stand_in_says_so_in_one_line(name, offline, capsys):
     assert (corpus.name, corpus.genuine) == (name, False)
     assert 50_000 < len(corpus) <= KNOWN[name].length and corpus.text in corpora.python_docs()
     assert corpora.stand_in_used()
+
+
+def test_stand_in_is_never_longer_than_the_corpus(offline, monkeypatch):
+    """Python's documentation grows from version to version."""
+    monkeypatch.setattr(corpora, "python_docs", lambda: "0123456789" * 300_000)
+    for name, row in KNOWN.items():
+        assert len(load_corpus(name, fallback="python-docs")) == row.length
 
 
 def test_stand_ins_of_the_three_books_are_disjoint(offline):

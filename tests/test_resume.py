@@ -16,7 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from charlm_utils import cli
+from charlm_utils import cli, training
 from charlm_utils.batching import RandomWindows, ShuffledBatches, StreamBatches, context_windows
 from charlm_utils.checkpoint import CheckpointError, History, load_checkpoint, save_checkpoint
 from charlm_utils.models import CharLM, make_core
@@ -151,11 +151,27 @@ def test_stop_in_the_last_update_of_all_is_no_interruption(tmp_path):
     model = new_model()
     history = run(model, tmp_path, Stopped(streams(), 20))
     assert len(history.valid) == 3 and not history.interrupted
+    assert load_checkpoint(tmp_path)[2] == history
 
 
 def test_stopped_without_a_folder_the_history_is_returned():
     history = run(new_model(), train=Stopped(streams(), 9))
     assert history.interrupted and len(history.train) == 1
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_stopped_before_the_first_update(tmp_path, monkeypatch, resume):
+    if resume:
+        run(new_model(), tmp_path, Stopped(streams(), 9))
+    stop = threading.Event()
+    stop.set()
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "stop_signals", lambda: contextlib.nullcontext(stop))
+        history = run(new_model(), tmp_path, resume=resume)
+    assert history.interrupted and len(history.train) == resume
+    whole, model = new_model(), new_model()
+    assert numbers(run(whole)) == numbers(run(model, tmp_path, resume=True))
+    assert same_model(whole, model)
 
 
 def test_resuming_a_finished_run_changes_nothing(tmp_path):
@@ -164,6 +180,12 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path):
     before = contents(tmp_path)
     assert run(again, tmp_path, resume=True) == history
     assert same_model(again, model) and contents(tmp_path) == before
+
+
+def test_resuming_what_never_began_begins(tmp_path):
+    model, whole = new_model(), new_model()
+    assert numbers(run(model, tmp_path / "new", resume=True)) == numbers(run(whole))
+    assert same_model(model, whole)
 
 
 def test_a_run_is_never_overwritten_unasked(tmp_path):

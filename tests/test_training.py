@@ -507,6 +507,22 @@ def test_weights_spoilt_by_an_update_are_never_saved(tmp_path, step):
     assert all(math.isfinite(loss) for loss in history.valid)
 
 
+class Blind(CharLM):
+    """Trains well and yields no number when it is evaluated."""
+
+    def forward(self, x, state=None):
+        logits, state = super().forward(x, state)
+        return logits if self.training else logits * math.nan, state
+
+
+def test_a_validation_loss_that_is_no_number_stops_training(tmp_path):
+    with pytest.raises(TrainingDiverged, match="step 6 .*validation loss is nan") as caught:
+        run(new_model(kind=Blind), checkpoint_dir=tmp_path)
+    saved, _, history = load_checkpoint(tmp_path)
+    assert history == caught.value.history == History()
+    assert torch.equal(weights(saved), weights(new_model()))
+
+
 def test_diverging_in_earnest(tmp_path):
     """No trick: a learning rate that throws the weights out of all bounds."""
     torch.manual_seed(0)

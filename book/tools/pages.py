@@ -41,7 +41,7 @@ ROWS = (
     Row(
         "02_three_char_model",
         "three characters in, one out",
-        "02.char3.valid",
+        "02.model.valid",
         "A1.nietzsche.wb.3",
         "A1.nietzsche.best",
     ),

@@ -1,0 +1,80 @@
+"""The checker of chapter 4: right answers pass, named wrong ones get their hint, none raises."""
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from charlm_utils.exercises import check_ch04
+
+
+def each(logits, y):
+    """The loss of each prediction on its own, (B, T)."""
+    return F.cross_entropy(logits.transpose(1, 2), y, reduction="none")
+
+
+def right(logits, y):
+    return each(logits, y).mean(dim=0)
+
+
+def one_by_one(logits, y):
+    """The same with a loop over the steps."""
+    steps = range(logits.shape[1])
+    return torch.stack([F.cross_entropy(logits[:, t], y[:, t]) for t in steps])
+
+
+def cut_anew(logits, y):
+    B, T, V = logits.shape
+    return F.cross_entropy(logits.view(B, V, T), y, reduction="none").mean(dim=0)
+
+
+def over_steps(logits, y):
+    p = logits.softmax(dim=1)
+    return -p.gather(2, y[:, :, None]).log().squeeze(2).mean(dim=0)
+
+
+WRONG = {
+    "keep the steps": lambda logits, y: each(logits, y).mean(),
+    "one loss per window": lambda logits, y: each(logits, y).mean(dim=1),
+    "average over the windows": each,
+    "return a tensor of shape": lambda logits, y: right(logits, y)[1:],
+    "minus the logarithm": lambda logits, y: -right(logits, y),
+    "divide by the number": lambda logits, y: each(logits, y).sum(dim=0),
+    "in bits": lambda logits, y: right(logits, y) / math.log(2),
+    "use transpose(1, 2)": cut_anew,
+    "not over the steps": over_steps,
+    "try B = 1": lambda logits, y: right(logits, y) * 1.01,
+}
+
+
+@pytest.mark.parametrize("answer", [right, one_by_one])
+def test_right_answers_are_accepted(answer, capsys):
+    assert check_ch04(answer) is True
+    assert capsys.readouterr().out == "right\n"
+
+
+@pytest.mark.parametrize(("hint", "answer"), WRONG.items(), ids=list(WRONG))
+def test_wrong_answers_get_their_hint(hint, answer, capsys):
+    assert check_ch04(answer) is False
+    out = capsys.readouterr().out
+    assert out.startswith("not yet: ") and hint in out and out.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        None,
+        "a text",
+        lambda: 1,
+        lambda *given: None,
+        lambda *given: [1, 2, 3],
+        lambda *given: 1 / 0,
+        lambda *given: torch.zeros(3, dtype=torch.int64),
+        lambda *given: torch.full((3,), float("nan")),
+        lambda logits, y: F.cross_entropy(logits, y),
+    ],
+)
+def test_nonsense_never_raises(answer, capsys):
+    assert check_ch04(answer) is False
+    assert capsys.readouterr().out.startswith("not yet: ")
