@@ -61,6 +61,21 @@ ROWS = (
         "A1.nietzsche.best",
         ("fastai.rnn.valid",),
     ),
+    Row(
+        "04_multi_output",
+        "a loss at every step, the last step",
+        "04.last.valid",
+        "04.table8",
+        "A1.nietzsche.best",
+    ),
+    Row(
+        "04_multi_output",
+        "the same, mean of the eight steps",
+        "04.mean.valid",
+        "04.tables.mean",
+        "A1.nietzsche.best",
+        ("fastai.multi.valid", "fastai.identity.valid"),
+    ),
 )
 
 
