@@ -21,6 +21,8 @@ from charlm_utils import __version__
 from charlm_utils.models import CharLM, core_name, make_core
 from charlm_utils.vocab import CharVocab
 
+PRETRAINED = Path(__file__).parent / "pretrained"
+
 
 class CheckpointError(ValueError):
     """A checkpoint that can't be read or does not fit; the message names file and field."""
@@ -38,18 +40,27 @@ class History:
 
 
 def save_checkpoint(
-    folder: str | os.PathLike, model: CharLM, vocab: CharVocab | None, history: History
+    folder: str | os.PathLike,
+    model: CharLM,
+    vocab: CharVocab | None,
+    history: History,
+    *,
+    half: bool = False,
 ) -> None:
     """Write model, vocabulary and history to `folder`, which is made if missing.
 
+    `half` stores the weights in 16 bits, for half the size; they load as 32-bit numbers.
     A write that fails raises `OSError` and leaves what the folder held as it was.
     """
-    write_files(folder, checkpoint_files(model, vocab, history))
+    write_files(folder, checkpoint_files(model, vocab, history, half=half))
 
 
-def checkpoint_files(model: CharLM, vocab: CharVocab | None, history: History) -> dict[str, bytes]:
+def checkpoint_files(
+    model: CharLM, vocab: CharVocab | None, history: History, *, half: bool = False
+) -> dict[str, bytes]:
     """The three files of a checkpoint, by name."""
     tensors = {name: portable(tensor) for name, tensor in model.state_dict().items()}
+    tensors = {name: t.half() if half else t for name, t in tensors.items()}
     return {
         "model.safetensors": to_bytes(tensors),
         "config.json": to_json(_config(model, vocab)),
@@ -62,9 +73,12 @@ def load_checkpoint(
 ) -> tuple[CharLM, CharVocab | None, History]:
     """Read a model (on the CPU, in eval mode), its vocabulary and its history.
 
+    `folder` may be the name of a model that comes with the package: `gru-nietzsche`.
     Raises `CheckpointError` naming the file and the field that is missing or wrong.
     """
     folder = Path(folder)
+    if not folder.exists() and (PRETRAINED / folder / "config.json").is_file():
+        folder = PRETRAINED / folder
     config = read_json(folder / "config.json")
     vocab = _read_vocab(config, folder / "config.json")
     model = _build(config, folder / "config.json")
@@ -128,6 +142,7 @@ def _config(model: CharLM, vocab: CharVocab | None) -> dict:
             "embedding_dim": model.embedding.embedding_dim,
             "hidden_size": model.core.hidden_size,
             "num_layers": model.core.num_layers,
+            "core_dropout": model.core.dropout,
             "dropout": model.dropout,
         },
     }
@@ -138,7 +153,8 @@ def _build(config: dict, path: Path) -> CharLM:
     try:
         if not 0 <= c["dropout"] <= 1:
             raise ValueError(f"dropout is {c['dropout']}")
-        core = make_core(c["core"], c["embedding_dim"], c["hidden_size"], c["num_layers"])
+        sizes = c["embedding_dim"], c["hidden_size"], c["num_layers"]
+        core = make_core(c["core"], *sizes, c.get("core_dropout", 0.0))
         return CharLM(c["vocab_size"], c["embedding_dim"], core, dropout=c["dropout"])
     except KeyError as error:
         raise CheckpointError(f"{path}: the field model.{error.args[0]} is missing") from None

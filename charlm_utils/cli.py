@@ -1,4 +1,4 @@
-"""The `charlm` command: corpora, train, sample, eval, floors."""
+"""The `charlm` command: corpora, train, sample, eval, floors, pack, study."""
 
 import argparse
 import inspect
@@ -11,11 +11,13 @@ from pathlib import Path
 from charlm_utils import __version__, corpora
 from charlm_utils.baselines import floors
 from charlm_utils.batching import StreamBatches, split_text
-from charlm_utils.checkpoint import has_checkpoint, load_checkpoint
+from charlm_utils.checkpoint import has_checkpoint, load_checkpoint, save_checkpoint
 from charlm_utils.device import pick_device, pick_precision, seed_everything
-from charlm_utils.models import CORES, CharLM, count_parameters, make_core
+from charlm_utils.models import CharLM, count_parameters, make_core
+from charlm_utils.options import ARGUMENTS
 from charlm_utils.sampling import generate
-from charlm_utils.schedules import SCHEDULES
+from charlm_utils.studies import run_study
+from charlm_utils.sweeps import STUDIES
 from charlm_utils.training import TrainingDiverged, evaluate, fit
 from charlm_utils.vocab import CharVocab
 
@@ -56,12 +58,11 @@ def show_corpora(args: argparse.Namespace) -> None:
 
 
 def train(args: argparse.Namespace) -> int:
-    """Train on the first nine tenths of a text, validate on the last, save a checkpoint."""
+    """Train on the first part of a text, validate on the rest, save a checkpoint."""
     out = Path(args.out or f"runs/{Path(args.corpus).stem}")
     if has_checkpoint(out) and not args.resume:
         raise ValueError(f"{out} holds a checkpoint; --resume goes on with it, --out names another")
-    text = corpora.load_corpus(args.corpus).text
-    cut = len(split_text(text)[0])
+    text, cut = _text_and_cut(args)
     vocab, device = CharVocab.from_text(text), pick_device(args.device)
     ids = vocab.encode(text)
     batches = StreamBatches(ids[:cut], args.batch_size, args.seq_len, device=device)
@@ -80,6 +81,14 @@ def train(args: argparse.Namespace) -> int:
     print(f"validation {_units(history.valid[-1])}")
     print(f"in {history.seconds[-1]:.0f} s; the model is in {out}; try: charlm sample {out}")
     return 0
+
+
+def _text_and_cut(args: argparse.Namespace) -> tuple[str, int]:
+    if not 0 < args.train_share < 1:
+        raise ValueError(f"--train-share must lie between 0 and 1, not {args.train_share}")
+    text = corpora.load_corpus(args.corpus).text
+    text = text.lower() if args.lower else text
+    return text, len(split_text(text, (args.train_share, 1 - args.train_share))[0])
 
 
 def _new_model(args: argparse.Namespace, vocab_size: int) -> CharLM:
@@ -129,6 +138,26 @@ def show_floors(args: argparse.Namespace) -> None:
     _print_losses(f"the last tenth of {args.corpus}, {len(held_out):,} characters", rows)
 
 
+def pack(args: argparse.Namespace) -> None:
+    """Copy a trained model without what resuming needs, its weights in 16 bits."""
+    if has_checkpoint(args.out):
+        raise ValueError(f"{args.out} holds a checkpoint already")
+    model, vocab, history = load_checkpoint(args.folder)
+    save_checkpoint(args.out, model, vocab, history, half=True)
+    size = sum(path.stat().st_size for path in Path(args.out).iterdir())
+    print(f"{args.out}: {size:,} bytes")
+
+
+def study(args: argparse.Namespace) -> None:
+    """Run what is missing of a recorded study of the book; without a name, list them."""
+    if args.name is None:
+        for name, known in STUDIES.items():
+            print(f"{name:14} {known.minutes:>3} min  {known.question}")
+        return
+    done = run_study(args.name)
+    print(f"{args.name}: {done} runs done now, nothing is missing")
+
+
 def _units(loss: float) -> str:
     bits = loss / math.log(2)
     return f"{loss:.4f} nats = {bits:.4f} bits per character, perplexity {_perplexity(loss):.3f}"
@@ -160,75 +189,11 @@ def _parser() -> argparse.ArgumentParser:
         "sample": sample,
         "eval": evaluate_checkpoint,
         "floors": show_floors,
+        "pack": pack,
+        "study": study,
     }.items():
         text = inspect.getdoc(run)
         command = commands.add_parser(name, help=text, description=text)
         command.set_defaults(run=run)
-        _ARGUMENTS[name](command)
+        ARGUMENTS[name](command)
     return parser
-
-
-def _train_arguments(p: argparse.ArgumentParser) -> None:
-    _corpus_argument(p)
-    p.add_argument("--core", choices=CORES, default="gru")
-    p.add_argument("--hidden-size", type=int, default=512, help="units in each layer")
-    p.add_argument("--num-layers", type=int, default=1)
-    p.add_argument("--embedding-dim", type=int, default=64)
-    p.add_argument("--dropout", type=float, default=0.3, help="share of the core's output")
-    p.add_argument("--batch-size", type=int, default=64, help="streams read side by side")
-    p.add_argument("--seq-len", type=int, default=64, help="characters between two updates")
-    p.add_argument("--epochs", type=int, default=6)
-    p.add_argument("--lr", type=float, default=2e-3)
-    p.add_argument("--warmup-steps", type=int, default=50)
-    p.add_argument("--schedule", choices=SCHEDULES, default="cosine")
-    p.add_argument("--betas", type=float, nargs=2, default=(0.9, 0.99))
-    p.add_argument("--weight-decay", type=float, default=0.0)
-    p.add_argument("--clip", type=_clip, default=1.0, help="gradient norm; 0 for none")
-    p.add_argument("--no-carry-state", dest="carry_state", action="store_false")
-    p.add_argument("--out", help="folder of the checkpoint (default: runs/NAME)")
-    p.add_argument("--resume", action="store_true", help="go on from the checkpoint in --out")
-    p.add_argument("--precision", choices=["bf16", "float32"])
-    p.add_argument("--seed", type=int, default=0)
-    _device_argument(p)
-
-
-def _clip(text: str) -> float | None:
-    return float(text) or None
-
-
-def _sample_arguments(p: argparse.ArgumentParser) -> None:
-    p.add_argument("folder", metavar="DIR", help="folder of a checkpoint")
-    p.add_argument("--prompt", default="")
-    p.add_argument("--length", type=int, default=400)
-    p.add_argument("--temperature", type=float, default=0.8)
-    p.add_argument("--top-k", type=int, help="draw among the k likeliest only")
-    p.add_argument("--greedy", action="store_true", help="always the likeliest")
-    p.add_argument("--seed", type=int, help="the same seed, the same text")
-    _device_argument(p)
-
-
-def _eval_arguments(p: argparse.ArgumentParser) -> None:
-    p.add_argument("folder", metavar="DIR", help="folder of a checkpoint")
-    _corpus_argument(p)
-    _device_argument(p)
-
-
-def _corpus_argument(p: argparse.ArgumentParser) -> None:
-    p.add_argument("corpus", metavar="CORPUS_OR_FILE", help="a known corpus or a UTF-8 text file")
-
-
-def _corpora_arguments(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--fetch", action="store_true", help="download what is missing")
-
-
-def _device_argument(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--device", help="cpu, cuda, cuda:1 … (default: cuda where there is one)")
-
-
-_ARGUMENTS = {
-    "corpora": _corpora_arguments,
-    "train": _train_arguments,
-    "sample": _sample_arguments,
-    "eval": _eval_arguments,
-    "floors": _corpus_argument,
-}

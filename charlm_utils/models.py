@@ -102,6 +102,62 @@ class RNNCell(nn.Module):
         return torch.tanh(from_input + from_state)
 
 
+class GRUCell(nn.Module):
+    """One step of a gated recurrent unit, equal to `nn.GRUCell` (chapter 6; Cho et al. 2014).
+
+    x (B, E) and state (B, H) or None to the next state (B, H). Rows of the weights are the
+    gates reset, update, candidate; the reset gate acts after the product with the state.
+    """
+
+    def __init__(self, input_size: int, hidden_size: int):
+        super().__init__()
+        self.hidden_size = hidden_size
+        bound = hidden_size**-0.5
+        wide = 3 * hidden_size
+        self.weight_ih = nn.Parameter(torch.empty(wide, input_size).uniform_(-bound, bound))
+        self.weight_hh = nn.Parameter(torch.empty(wide, hidden_size).uniform_(-bound, bound))
+        self.bias_ih = nn.Parameter(torch.empty(wide).uniform_(-bound, bound))
+        self.bias_hh = nn.Parameter(torch.empty(wide).uniform_(-bound, bound))
+
+    def forward(self, x: Tensor, state: Tensor | None = None) -> Tensor:
+        h = x.new_zeros(x.shape[0], self.hidden_size) if state is None else state
+        x_reset, x_update, x_new = F.linear(x, self.weight_ih, self.bias_ih).chunk(3, dim=1)
+        h_reset, h_update, h_new = F.linear(h, self.weight_hh, self.bias_hh).chunk(3, dim=1)
+        reset = torch.sigmoid(x_reset + h_reset)  # (B, H), each unit in 0 … 1
+        update = torch.sigmoid(x_update + h_update)
+        candidate = torch.tanh(x_new + reset * h_new)
+        return (1 - update) * candidate + update * h
+
+
+class LSTMCell(nn.Module):
+    """One step of a long short-term memory, equal to `nn.LSTMCell` (chapter 7).
+
+    x (B, E) and state (h, c), each (B, H), or None to the next (h, c). Rows of the weights
+    are the gates input, forget, cell, output (Hochreiter and Schmidhuber 1997; Gers 2000).
+    """
+
+    def __init__(self, input_size: int, hidden_size: int):
+        super().__init__()
+        self.hidden_size = hidden_size
+        bound = hidden_size**-0.5
+        wide = 4 * hidden_size
+        self.weight_ih = nn.Parameter(torch.empty(wide, input_size).uniform_(-bound, bound))
+        self.weight_hh = nn.Parameter(torch.empty(wide, hidden_size).uniform_(-bound, bound))
+        self.bias_ih = nn.Parameter(torch.empty(wide).uniform_(-bound, bound))
+        self.bias_hh = nn.Parameter(torch.empty(wide).uniform_(-bound, bound))
+
+    def forward(
+        self, x: Tensor, state: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        zeros = x.new_zeros(x.shape[0], self.hidden_size)
+        h, c = (zeros, zeros) if state is None else state
+        gates = F.linear(x, self.weight_ih, self.bias_ih)  # (B, 4H)
+        gates = gates + F.linear(h, self.weight_hh, self.bias_hh)
+        input_gate, forget_gate, cell, output_gate = gates.chunk(4, dim=1)  # each (B, H)
+        c = torch.sigmoid(forget_gate) * c + torch.sigmoid(input_gate) * torch.tanh(cell)
+        return torch.sigmoid(output_gate) * torch.tanh(c), c
+
+
 class CharLM(nn.Module):
     """Embedding, recurrent core, linear head: a prediction after every character (chapter 4).
 
@@ -125,14 +181,38 @@ class CharLM(nn.Module):
         return self.head(out), state  # (B, T, V)
 
 
+class Ensemble(nn.Module):
+    """Several models asked together: the mean of their probabilities (chapter 7).
+
+    Reads like one model: x (B, T) to log probabilities (B, T, V), and the tuple of states.
+    """
+
+    def __init__(self, models: list[nn.Module]):
+        super().__init__()
+        self.models = nn.ModuleList(models)
+
+    def forward(self, x: Tensor, state=None) -> tuple[Tensor, tuple]:
+        states = [None] * len(self.models) if state is None else state
+        answers = [model(x, s) for model, s in zip(self.models, states, strict=True)]
+        probs = [F.softmax(logits.float(), dim=-1) for logits, _ in answers]  # each (B, T, V)
+        return torch.stack(probs).mean(dim=0).log(), tuple(s for _, s in answers)
+
+
 CORES = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
 
 
-def make_core(name: str, input_size: int, hidden_size: int, num_layers: int = 1) -> nn.Module:
-    """torch's own recurrent layer by name (`rnn`, `gru`, `lstm`), batch first."""
+def make_core(
+    name: str, input_size: int, hidden_size: int, num_layers: int = 1, dropout: float = 0.0
+) -> nn.Module:
+    """torch's own recurrent layer by name (`rnn`, `gru`, `lstm`), batch first.
+
+    `dropout` is torch's: between the layers, drawn anew at each step.
+    """
     if name not in CORES:
         raise ValueError(f"core must be one of {', '.join(CORES)}, not {name!r}")
-    return CORES[name](input_size, hidden_size, num_layers, batch_first=True)
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout must be at least 0 and below 1, not {dropout}")
+    return CORES[name](input_size, hidden_size, num_layers, batch_first=True, dropout=dropout)
 
 
 def core_name(core: nn.Module) -> str:

@@ -4,11 +4,59 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-FLOOR = 0.02  # the cosine schedule ends at 2 % of the learning rate
+from torch import nn
+
+FLOOR = 0.02  # the cosine schedules end at 2 % of the learning rate
+
+
+def _cosine(progress: float) -> float:
+    return FLOOR + (1 - FLOOR) * (1 + math.cos(math.pi * progress)) / 2
+
+
+@dataclass(frozen=True)
+class Cycles:
+    """Cosine with warm restarts: `count` cycles, each `multiplier` times as long as the last.
+
+    A schedule for `fit` (Loshchilov and Hutter, SGDR). The first cycle takes `first` epochs;
+    `fit` keeps a checkpoint at the end of each.
+    """
+
+    first: int = 1
+    multiplier: int = 2
+    count: int = 4
+
+    def __post_init__(self) -> None:
+        if min(self.first, self.multiplier, self.count) < 1:
+            raise ValueError(f"every number of {self} must be at least 1")
+
+    @property
+    def ends(self) -> list[int]:
+        """The epochs after which a cycle is over: 1, 3, 7, 15 for 1 + 2 + 4 + 8."""
+        lengths = [self.first * self.multiplier**i for i in range(self.count)]
+        return [sum(lengths[: i + 1]) for i in range(self.count)]
+
+    def __call__(self, progress: float) -> float:
+        """The factor at a share of the whole run."""
+        epoch = progress * self.ends[-1]
+        end = next((end for end in self.ends if epoch < end), self.ends[-1])
+        start = max([0, *(e for e in self.ends if e < end)])
+        return _cosine((epoch - start) / (end - start))
+
+
+Schedule = str | Callable[[float], float]
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda progress: 1.0,
-    "cosine": lambda progress: FLOOR + (1 - FLOOR) * (1 + math.cos(math.pi * progress)) / 2,
+    "step": lambda progress: 1.0 if progress < 2 / 3 else 0.1,  # a tenth for the last third
+    "cosine": _cosine,
 }
+
+
+def check_schedule(schedule: Schedule, epochs: int) -> None:
+    """Raise `ValueError` for an unknown name, or cycles that are not as long as the run."""
+    if isinstance(schedule, str) and schedule not in SCHEDULES:
+        raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, not {schedule!r}")
+    if isinstance(schedule, Cycles) and schedule.ends[-1] != epochs:
+        raise ValueError(f"{schedule} takes {schedule.ends[-1]} epochs, not {epochs}")
 
 
 def learning_rate(
@@ -17,20 +65,46 @@ def learning_rate(
     lr: float,
     *,
     warmup_steps: int = 50,
-    schedule: str | Callable[[float], float] = "cosine",
+    schedule: Schedule = "cosine",
 ) -> float:
     """The rate of update `step` (from 0): a linear warm-up, then the schedule to the end.
 
-    `schedule` is a name in `SCHEDULES` or a function from progress in [0, 1] to a factor.
-    The warm-up takes at most a fifth of the run.
+    `schedule` is a name in `SCHEDULES`, `Cycles`, or a function from progress in [0, 1] to
+    a factor. The warm-up takes at most a fifth of the run; cycles are counted from step 0.
     """
-    if isinstance(schedule, str) and schedule not in SCHEDULES:
-        raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, not {schedule!r}")
+    check_schedule(schedule, schedule.ends[-1] if isinstance(schedule, Cycles) else 0)
     warmup = min(warmup_steps, total_steps // 5)
     if step < warmup:
         return lr * (step + 1) / warmup
     factor = SCHEDULES[schedule] if isinstance(schedule, str) else schedule
-    return lr * factor((step - warmup) / max(1, total_steps - warmup))
+    start = 0 if isinstance(schedule, Cycles) else warmup
+    return lr * factor((step - start) / max(1, total_steps - start))
+
+
+def decay_groups(model: nn.Module, weight_decay: float) -> list[dict]:
+    """Parameter groups for `fit`: matrices are decayed, vectors (the biases) are not."""
+    weights = [p for p in model.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in weights if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in weights if p.ndim == 1], "weight_decay": 0.0},
+    ]
+
+
+def parameter_groups(model: nn.Module, groups: list[dict] | None, lr: float) -> list[dict]:
+    """The groups as an optimizer takes them; each keeps `scale`, its rate relative to `lr`.
+
+    Raises `ValueError` unless they hold every trainable parameter exactly once.
+    """
+    names = {id(p): name for name, p in model.named_parameters() if p.requires_grad}
+    groups = [{"params": list(model.parameters())}] if groups is None else groups
+    groups = [group | {"params": list(group["params"])} for group in groups]
+    given = [id(p) for group in groups for p in group["params"] if p.requires_grad]
+    for key, name in names.items():
+        if given.count(key) != 1:
+            raise ValueError(f"{name} is in {given.count(key)} parameter groups, not in one")
+    if len(given) != len(names):
+        raise ValueError("the parameter groups hold parameters that are not the model's")
+    return [group | {"scale": group.get("lr", lr) / lr} for group in groups]
 
 
 @dataclass(frozen=True)
@@ -41,13 +115,14 @@ class Plan:
     batch_shape: tuple[int, ...]
     lr: float
     warmup_steps: int
-    schedule: str | Callable[[float], float]
+    schedule: Schedule
     betas: tuple[float, float]
     weight_decay: float
     clip: float | None
     carry_state: bool
     precision: str
     seed: int
+    groups: tuple = ()  # of each parameter group: how many, learning rate, weight decay
 
     def rate(self, step: int) -> float:
         """The learning rate of update `step`."""
@@ -56,6 +131,7 @@ class Plan:
 
     def settings(self) -> dict:
         """All of it as JSON gives it back."""
-        schedule = self.schedule if isinstance(self.schedule, str) else "a function"
+        named = isinstance(self.schedule, str | Cycles)
         lists = {"batch_shape": list(self.batch_shape), "betas": list(self.betas)}
-        return vars(self) | lists | {"schedule": schedule}
+        lists |= {"groups": [list(group) for group in self.groups]}
+        return vars(self) | lists | {"schedule": str(self.schedule) if named else "a function"}

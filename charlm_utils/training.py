@@ -8,60 +8,19 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from charlm_utils.batching import IGNORE
-from charlm_utils.checkpoint import CheckpointError, History, has_checkpoint
+from charlm_utils.checkpoint import CheckpointError, History, has_checkpoint, save_checkpoint
 from charlm_utils.device import autocast, pick_precision
-from charlm_utils.resume import Position, State, load_run, save_run, stop_signals
-from charlm_utils.schedules import Plan, learning_rate
+from charlm_utils.resume import Position, load_run, save_run, stop_signals
+from charlm_utils.schedules import Cycles, Plan, Schedule, check_schedule, parameter_groups
+from charlm_utils.steps import TrainingDiverged, detach_state, mean_loss, train_step
 from charlm_utils.vocab import CharVocab
 
-
-class TrainingDiverged(FloatingPointError):
-    """The loss is no longer a finite number; `history` holds the epochs that were."""
-
-    history: History | None = None
-
-
-def detach_state(state: State) -> State:
-    """Keep a state's values and drop its history, so that no gradient crosses the cut."""
-    if isinstance(state, tuple):
-        return tuple(part.detach() for part in state)
-    return None if state is None else state.detach()
-
-
-def mean_loss(logits: Tensor, y: Tensor) -> Tensor:
-    """Cross-entropy in nats per character; (B, T, V) with (B, T), or (B, V) with (B,)."""
-    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))  # bf16 has too few digits
-    return F.cross_entropy(wide.flatten(0, -2), y.flatten(), ignore_index=IGNORE)
-
-
-def train_step(
-    model: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    optimizer: torch.optim.Optimizer,
-    state: State = None,
-    *,
-    clip: float | None = 1.0,
-    precision: str = "float32",
-) -> tuple[float, State]:
-    """One update. Returns the loss before it (nats per character) and the detached state."""
-    with autocast(x.device, precision):
-        logits, state = model(x, state)
-    loss = mean_loss(logits, y)
-    value = loss.item()
-    if not math.isfinite(value):  # before the update: the weights are still good
-        raise TrainingDiverged(f"the loss is {value}")
-    optimizer.zero_grad()
-    loss.backward()
-    if clip is not None:
-        nn.utils.clip_grad_norm_(model.parameters(), clip)
-    optimizer.step()
-    return value, detach_state(state)
+__all__ = ["History", "TrainingDiverged", "detach_state", "evaluate", "fit", "mean_loss"]
+__all__ += ["train_epoch", "train_step"]
 
 
 def train_epoch(
@@ -88,7 +47,7 @@ def train_epoch(
     for x, y in _from(batches, at.batch):
         if rate is not None:
             for group in optimizer.param_groups:
-                group["lr"] = rate(at.step)
+                group["lr"] = rate(at.step) * group.get("scale", 1.0)
         loss, state = train_step(model, x, y, optimizer, at.state, clip=clip, precision=precision)
         at.state = state if carry else None
         _advance(at, loss, x, y, bar)
@@ -125,7 +84,7 @@ def fit(
     epochs: int,
     lr: float,
     warmup_steps: int = 50,
-    schedule: str | Callable[[float], float] = "cosine",
+    schedule: Schedule = "cosine",
     betas: tuple[float, float] = (0.9, 0.99),
     weight_decay: float = 0.0,
     clip: float | None = 1.0,
@@ -136,11 +95,16 @@ def fit(
     resume: bool = False,
     progress: bool | None = None,
     vocab: CharVocab | None = None,
+    groups: list[dict] | None = None,
+    stop_after: int | None = None,
 ) -> History:
     """Train with AdamW for `epochs` passes, validating after each; returns the history.
 
     With `checkpoint_dir` the model (and `vocab`) is saved after every epoch and when
-    Ctrl-C or SIGTERM asks to stop; `resume=True` goes on from there to the last bit.
+    Ctrl-C or SIGTERM asks to stop; `resume=True` goes on from there to the last bit. Under
+    the schedule `Cycles` each cycle leaves its model in `checkpoint_dir/cycle-1`, `-2` …
+    `groups` are parameter groups as torch's optimizers take them, with their own `lr` and
+    `weight_decay`; `stop_after` ends the run after so many of its `epochs`.
     Raises `TrainingDiverged` when the loss is not finite: the last checkpoint stays.
     """
     if epochs < 1 or not 0 < lr < math.inf or (clip is not None and not clip > 0):
@@ -148,18 +112,23 @@ def fit(
             f"epochs must be at least 1, lr and clip above 0, not {epochs}, {lr} and {clip}"
         )
     precision = precision or pick_precision(next(model.parameters()).device)
-    steps, shape = epochs * len(train), tuple(next(iter(train))[0].shape)
-    _ = learning_rate(0, steps, lr, schedule=schedule), autocast("cpu", precision)  # or ValueError
+    _ = check_schedule(schedule, epochs), autocast("cpu", precision)  # or ValueError
+    groups = parameter_groups(model, groups, lr)
+    each = tuple(
+        (len(g["params"]), g["scale"], g.get("weight_decay", weight_decay)) for g in groups
+    )
     updates = (lr, warmup_steps, schedule, betas, weight_decay, clip)
-    plan = Plan(steps, shape, *updates, carry_state, precision, seed)
-    run = _Run(model, plan, vocab, checkpoint_dir)
+    steps, shape = epochs * len(train), tuple(next(iter(train))[0].shape)
+    plan = Plan(steps, shape, *updates, carry_state, precision, seed, each)
+    run = _Run(model, plan, vocab, checkpoint_dir, groups)
     run.open(resume)
+    last = epochs if stop_after is None else min(epochs, stop_after)
     quiet = not progress if progress is not None else os.environ.get("CHARLM_QUIET") == "1"
     with (
         stop_signals() as stop,
         tqdm(total=steps, initial=run.at.step, delay=3, disable=quiet) as bar,
     ):
-        while run.at.epoch < epochs and not stop.is_set():
+        while run.at.epoch < last and not stop.is_set():
             run.epoch(train, valid, stop, bar)
     run.history.interrupted = run.at.epoch < epochs
     return run.history
@@ -168,21 +137,31 @@ def fit(
 class _Run:
     """The moving parts of one call of `fit`: where it stands, and what it saves."""
 
-    def __init__(self, model: nn.Module, plan: Plan, vocab: CharVocab | None, folder):
+    def __init__(self, model: nn.Module, plan: Plan, vocab: CharVocab | None, folder, groups):
         torch.manual_seed(plan.seed)
         self.model, self.plan, self.vocab = model, plan, vocab
         self.folder = None if folder is None else Path(folder)
         self.at, self.history = Position(), History()
         self.optimizer = torch.optim.AdamW(
-            model.parameters(), plan.lr, plan.betas, weight_decay=plan.weight_decay
+            groups, plan.lr, plan.betas, weight_decay=plan.weight_decay
         )
 
+    @property
+    def cycles(self) -> dict[int, Path]:
+        """Where the model is kept after which epochs: the ends of the schedule's cycles."""
+        if self.folder is None or not isinstance(self.plan.schedule, Cycles):
+            return {}
+        ends = self.plan.schedule.ends
+        return {end: self.folder / f"cycle-{i}" for i, end in enumerate(ends, start=1)}
+
     def open(self, resume: bool) -> None:
-        if self.folder is None or not has_checkpoint(self.folder):
+        folders = [self.folder, *self.cycles.values()] if self.folder else []
+        found = [folder for folder in folders if has_checkpoint(folder)]
+        if not found:
             self.save()  # an unwritable folder is found out before the first hour, not after
             return
         if not resume:
-            raise CheckpointError(f"{self.folder} holds a checkpoint already; resume=True goes on")
+            raise CheckpointError(f"{found[0]} holds a checkpoint already; resume=True goes on")
         self.at, self.history = load_run(
             self.folder, self.model, self.vocab, self.optimizer, self.plan.settings()
         )
@@ -202,6 +181,8 @@ class _Run:
         at.seconds = time.perf_counter() - began
         if valid_loss is not None:
             self.close_epoch(loss, valid_loss, bar)
+            if at.epoch in self.cycles:
+                save_checkpoint(self.cycles[at.epoch], self.model, self.vocab, self.history)
         self.history.interrupted = stop.is_set() and at.step < plan.total_steps
         self.save()
 

@@ -20,6 +20,7 @@ ORDER = (
     "schedules",
     "checkpoint",
     "resume",
+    "steps",
     "training",
     "sampling",
     "baselines",
@@ -28,7 +29,10 @@ ORDER = (
     "plotting",
     "results",
     "exercises",
+    "experiments",
+    "sweeps",
     "studies",
+    "options",
     "cli",
 )
 # written out in these chapters, living once more in the package

@@ -18,13 +18,13 @@ from charlm_utils.batching import (
 )
 from charlm_utils.checkpoint import load_checkpoint
 from charlm_utils.models import CharLM, LoopModel, make_core
+from charlm_utils.schedules import learning_rate
 from charlm_utils.training import (
     History,
     TrainingDiverged,
     detach_state,
     evaluate,
     fit,
-    learning_rate,
     mean_loss,
     train_epoch,
     train_step,
@@ -81,7 +81,7 @@ def test_other_schedules():
     assert rates(100, warmup_steps=10, schedule="constant")[9:] == [1.0] * 92
     line = rates(100, warmup_steps=0, schedule=lambda progress: 1 - progress)
     assert line == pytest.approx([1 - i / 100 for i in range(101)])
-    with pytest.raises(ValueError, match="constant, cosine, not 'cosin'"):
+    with pytest.raises(ValueError, match="constant, step, cosine, not 'cosin'"):
         learning_rate(0, 10, 1.0, schedule="cosin")
 
 
@@ -534,7 +534,8 @@ def test_diverging_in_earnest(tmp_path):
 
 
 def test_history_is_where_it_is_looked_for():
-    from charlm_utils import checkpoint, schedules
+    from charlm_utils import checkpoint, steps
 
     assert training.History is History is checkpoint.History
-    assert training.learning_rate is schedules.learning_rate
+    assert training.train_step is steps.train_step
+    assert training.detach_state is steps.detach_state

@@ -1,0 +1,128 @@
+"""One training run from its settings: what the recorded studies are made of.
+
+Settings are plain JSON. What a run leaves out stands in `DEFAULTS`.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from charlm_utils.batching import StreamBatches, split_text
+from charlm_utils.checkpoint import load_checkpoint, load_weights
+from charlm_utils.corpora import load_corpus
+from charlm_utils.device import pick_device, pick_precision, seed_everything
+from charlm_utils.models import CORES, CharLM, Ensemble, count_parameters
+from charlm_utils.schedules import Cycles, decay_groups
+from charlm_utils.training import evaluate, fit
+from charlm_utils.vocab import CharVocab
+
+DEFAULTS = {
+    "label": "",  # names the folder of the checkpoints
+    "after": "",  # go on from the weights of the run with this label
+    "corpus": "nietzsche",
+    "lower": True,
+    "train_share": 0.8,
+    "tune": False,  # hold out the last tenth of the training part in place of the held-out text
+    "core": "gru",
+    "embedding_dim": 64,
+    "hidden_size": 256,
+    "num_layers": 1,
+    "core_dropout": 0.0,  # torch's own, between the layers
+    "dropout": 0.0,  # on the core's output, one mask over time
+    "nonlinearity": "tanh",  # of the plain RNN
+    "start": "torch",  # or "identity": the recurrent matrix of the plain RNN
+    "batch_size": 64,
+    "seq_len": 64,
+    "epochs": 12,
+    "lr": 4e-3,
+    "schedule": "cosine",  # a name, or [first, multiplier, count] of the cycles
+    "warmup_steps": 50,
+    "betas": [0.9, 0.99],
+    "weight_decay": 0.0,  # of the matrices
+    "clip": 1.0,
+    "seed": 0,
+}
+
+
+def full_settings(settings: dict) -> dict:
+    """Settings with the defaults filled in; raises `ValueError` for a name not known."""
+    unknown = settings.keys() - DEFAULTS.keys()
+    if unknown:
+        raise ValueError(f"unknown settings: {', '.join(sorted(unknown))}")
+    return DEFAULTS | settings
+
+
+def load_batches(
+    settings: dict, device: torch.device, fallback: str | None = None
+) -> tuple[StreamBatches, StreamBatches, CharVocab]:
+    """Training streams, held-out streams (every character once) and the vocabulary."""
+    s = full_settings(settings)
+    text = load_corpus(s["corpus"], fallback=fallback).text
+    text = text.lower() if s["lower"] else text
+    vocab = CharVocab.from_text(text)
+    ids = vocab.encode(text)
+    start, end = len(split_text(text, (s["train_share"], 1 - s["train_share"]))[0]), len(text)
+    if s["tune"]:
+        start, end = start * 9 // 10, start
+    train = StreamBatches(ids[:start], s["batch_size"], s["seq_len"], device=device)
+    return train, StreamBatches(ids[start - 1 : end], 32, 256, device=device), vocab
+
+
+def build_model(settings: dict, vocab_size: int) -> CharLM:
+    """The model of a run, its weights drawn from the run's seed."""
+    s = full_settings(settings)
+    seed_everything(s["seed"])
+    options = {"num_layers": s["num_layers"], "dropout": s["core_dropout"], "batch_first": True}
+    if s["core"] == "rnn":
+        options["nonlinearity"] = s["nonlinearity"]
+    core = CORES[s["core"]](s["embedding_dim"], s["hidden_size"], **options)
+    model = CharLM(vocab_size, s["embedding_dim"], core, dropout=s["dropout"])
+    if s["start"] == "identity":
+        nn.init.eye_(core.weight_hh_l0)
+    return model
+
+
+def train_run(
+    settings: dict,
+    *,
+    folder: Path | None = None,
+    stop_after: int | None = None,
+    progress: bool | None = None,
+    fallback: str | None = None,
+) -> dict:
+    """Train as the settings say; returns curves, parameters, precision and seconds.
+
+    `folder` keeps the checkpoints, and an interrupted run goes on from there. Losses are in
+    nats per character. `stop_after` runs only the first epochs of the schedule.
+    """
+    s, device = full_settings(settings), pick_device()
+    train, valid, vocab = load_batches(s, device, fallback)
+    model = build_model(s, len(vocab)).to(device)
+    if s["after"]:
+        load_weights(model, folder.parent / s["after"])
+    cycles = not isinstance(s["schedule"], str)
+    schedule = Cycles(*s["schedule"]) if cycles else s["schedule"]
+    options = {name: s[name] for name in ("epochs", "lr", "warmup_steps", "clip", "seed")}
+    options |= {"betas": tuple(s["betas"]), "groups": decay_groups(model, s["weight_decay"])}
+    options |= {"checkpoint_dir": folder, "resume": folder is not None, "vocab": vocab}
+    options |= {"schedule": schedule, "stop_after": stop_after, "progress": progress}
+    history = fit(model, train, valid, **options)
+    if history.interrupted and stop_after is None:
+        raise KeyboardInterrupt
+    found = {"parameters": count_parameters(model), "precision": pick_precision(device)}
+    found |= {name: getattr(history, name) for name in ("train", "valid", "seconds", "characters")}
+    if folder is not None and cycles:
+        found |= _cycles(folder, valid, device)
+    return found
+
+
+def _cycles(folder: Path, valid: StreamBatches, device: torch.device) -> dict:
+    """The held-out loss of each cycle's checkpoint, and of the last two, three … averaged."""
+    paths = sorted(folder.glob("cycle-*"), key=lambda path: int(path.name.split("-")[1]))
+    models = [load_checkpoint(path)[0].to(device).eval() for path in paths]
+    last = [Ensemble(models[-n:]) for n in range(2, len(models) + 1)]
+    return {
+        "cycles": [evaluate(model, valid) for model in models],
+        "averages": [evaluate(model, valid) for model in last],
+    }

@@ -1,0 +1,103 @@
+"""What the recorded studies run: for each, its question and the settings of its runs.
+
+A study's points may depend on what is finished: the learning rate is chosen on the last
+tenth of the training part (`tune`), then several seeds are run against the held-out text.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+Line = dict  # one finished run, as `studies.load` reads it
+
+
+@dataclass(frozen=True)
+class Study:
+    """A question, its budget in minutes on two cores, and its runs given the finished ones."""
+
+    question: str
+    minutes: int
+    points: Callable[[list[Line]], list[dict]]
+
+
+def best_lr(lines: list[Line], keys: dict) -> float:
+    """The learning rate with the lowest last loss among the tuning runs with these settings."""
+    runs = [line for line in lines if line["settings"].get("tune") and has(line, keys)]
+    return min(runs, key=lambda line: line["valid"][-1])["settings"]["lr"]
+
+
+def has(line: Line, keys: dict) -> bool:
+    """Whether a finished run has these settings."""
+    return all(line["settings"].get(key) == value for key, value in keys.items())
+
+
+# equal in hidden units, then (wider RNN, narrower LSTM) equal in parameters to the GRU
+LADDER = [("rnn", 256), ("gru", 256), ("lstm", 256), ("rnn", 465), ("lstm", 217)]
+LADDER_RATES = [1e-3, 2e-3, 4e-3, 8e-3]
+
+
+def ladder(lines: list[Line]) -> list[dict]:
+    """RNN, GRU and LSTM: learning rate tuned for each, then three seeds."""
+    common = {"epochs": 8, "batch_size": 32, "dropout": 0.1}
+    models = [common | {"core": core, "hidden_size": size} for core, size in LADDER]
+    tuning = [m | {"lr": lr, "tune": True} for m in models for lr in LADDER_RATES]
+    if not _all_done(tuning, lines):
+        return tuning
+    tuned = [m | {"lr": best_lr(lines, m)} for m in models]
+    return tuning + [m | {"seed": seed} for seed in range(3) for m in tuned]
+
+
+def bptt(lines: list[Line]) -> list[dict]:
+    """The plain RNN cut every 1, 2, 4 … 128 characters, equal characters read."""
+    common = {"core": "rnn", "epochs": 5, "batch_size": 64}
+    lengths = [common | {"seq_len": length} for length in (128, 64, 32, 16, 8, 4, 2, 1)]
+    tuning = [m | {"lr": lr, "tune": True} for m in lengths for lr in (1e-3, 2e-3, 4e-3)]
+    if not _all_done(tuning, lines):
+        return tuning
+    return tuning + [m | {"lr": best_lr(lines, m)} for m in lengths]
+
+
+def identity(lines: list[Line]) -> list[dict]:
+    """Identity or torch's start, tanh or ReLU, over five learning rates."""
+    common = {"core": "rnn", "epochs": 4, "batch_size": 32}
+    kinds = [
+        common | {"start": start, "nonlinearity": nonlinearity}
+        for start in ("torch", "identity")
+        for nonlinearity in ("tanh", "relu")
+    ]
+    return [kind | {"lr": lr} for lr in (3e-4, 1e-3, 3e-3, 1e-2, 3e-2) for kind in kinds]
+
+
+# source 003 as published: 8 characters a step, Adam at 1e-2, then cosine with warm restarts
+LSTM_SOURCE = {
+    "core": "lstm",
+    "hidden_size": 512,
+    "num_layers": 2,
+    "embedding_dim": 42,
+    "core_dropout": 0.5,
+    "seq_len": 8,
+    "lr": 1e-2,
+    "warmup_steps": 0,
+    "weight_decay": 1e-5,
+    "clip": None,
+}
+
+
+def lstm_source(lines: list[Line]) -> list[dict]:
+    """The source's LSTM in its three phases: 2 epochs, 1+2+4+8, 1+2+4+8+16+32."""
+    return [
+        LSTM_SOURCE | {"label": "phase-1", "epochs": 2, "schedule": "constant"},
+        LSTM_SOURCE | {"label": "phase-2", "after": "phase-1", "epochs": 15, "schedule": [1, 2, 4]},
+        LSTM_SOURCE | {"label": "phase-3", "after": "phase-2", "epochs": 63, "schedule": [1, 2, 6]},
+    ]
+
+
+def _all_done(points: list[dict], lines: list[Line]) -> bool:
+    return all(any(line["settings"] == point for line in lines) for point in points)
+
+
+STUDIES = {
+    "ladder": Study("At equal characters read, how far apart are RNN, GRU and LSTM?", 30, ladder),
+    "bptt": Study("How long should the stretch between two cuts be?", 20, bptt),
+    "identity": Study("When does an identity start help a plain RNN?", 10, identity),
+    "lstm_source": Study("What does the source's LSTM reach on this split?", 60, lstm_source),
+}
