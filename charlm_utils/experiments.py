@@ -12,7 +12,7 @@ from charlm_utils.batching import StreamBatches, split_text
 from charlm_utils.checkpoint import load_checkpoint, load_weights
 from charlm_utils.corpora import load_corpus
 from charlm_utils.device import pick_device, pick_precision, seed_everything
-from charlm_utils.models import CORES, CharLM, Ensemble, count_parameters
+from charlm_utils.models import CharLM, DropoutLSTM, Ensemble, count_parameters, make_core
 from charlm_utils.schedules import Cycles, decay_groups
 from charlm_utils.training import evaluate, fit
 from charlm_utils.vocab import CharVocab
@@ -29,6 +29,9 @@ DEFAULTS = {
     "hidden_size": 256,
     "num_layers": 1,
     "core_dropout": 0.0,  # torch's own, between the layers
+    "input_dropout": 0.0,  # these three: of `DropoutLSTM`, the core "dropout-lstm"
+    "between": 0.0,
+    "recurrent": 0.0,
     "dropout": 0.0,  # on the core's output, one mask over time
     "nonlinearity": "tanh",  # of the plain RNN
     "start": "torch",  # or "identity": the recurrent matrix of the plain RNN
@@ -73,14 +76,22 @@ def build_model(settings: dict, vocab_size: int) -> CharLM:
     """The model of a run, its weights drawn from the run's seed."""
     s = full_settings(settings)
     seed_everything(s["seed"])
-    options = {"num_layers": s["num_layers"], "dropout": s["core_dropout"], "batch_first": True}
-    if s["core"] == "rnn":
-        options["nonlinearity"] = s["nonlinearity"]
-    core = CORES[s["core"]](s["embedding_dim"], s["hidden_size"], **options)
+    core = _build_core(s)
     model = CharLM(vocab_size, s["embedding_dim"], core, dropout=s["dropout"])
     if s["start"] == "identity":
         nn.init.eye_(core.weight_hh_l0)
     return model
+
+
+def _build_core(s: dict) -> nn.Module:
+    sizes = s["embedding_dim"], s["hidden_size"], s["num_layers"]
+    if s["core"] == "dropout-lstm":
+        rates = {name: s[name] for name in ("input_dropout", "between", "recurrent")}
+        return DropoutLSTM(*sizes, **rates)
+    if s["core"] == "rnn":
+        options = {"nonlinearity": s["nonlinearity"], "dropout": s["core_dropout"]}
+        return nn.RNN(*sizes, batch_first=True, **options)
+    return make_core(s["core"], *sizes, s["core_dropout"])
 
 
 def train_run(

@@ -75,8 +75,8 @@ LSTM_SOURCE = {
     "embedding_dim": 42,
     "core_dropout": 0.5,
     "seq_len": 8,
-    "lr": 1e-2,
-    "warmup_steps": 0,
+    "lr": 1e-2,  # stuck at the loss of single characters without the 50 steps of warm-up
+    "betas": [0.9, 0.999],
     "weight_decay": 1e-5,
     "clip": None,
 }
@@ -91,6 +91,37 @@ def lstm_source(lines: list[Line]) -> list[dict]:
     ]
 
 
+def lstm_long(lines: list[Line]) -> list[dict]:
+    """Our LSTM: many small steps, dropout in five places, four cycles of 2 + 4 + 8 + 16."""
+    recipe = {"core": "dropout-lstm", "hidden_size": 512, "num_layers": 2, "epochs": 30}
+    recipe |= {"batch_size": 32, "seq_len": 16, "lr": 4e-3, "schedule": [2, 2, 4]}
+    recipe |= {"input_dropout": 0.1, "between": 0.4, "recurrent": 0.2, "dropout": 0.5}
+    return [recipe | {"weight_decay": 0.05, "label": "dropout"}]
+
+
+def rnn_long(lines: list[Line]) -> list[dict]:
+    """The plain RNN for 20 epochs, three seeds."""
+    recipe = {"core": "rnn", "epochs": 20, "batch_size": 16, "lr": 2e-3}
+    return [recipe | {"seed": seed} for seed in range(3)]
+
+
+def gru_long(lines: list[Line]) -> list[dict]:
+    """The recipe of the model that comes with the package, two seeds."""
+    recipe = {"epochs": 20, "batch_size": 32, "lr": 6e-3, "dropout": 0.2}
+    return [recipe | {"seed": seed} for seed in range(2)]
+
+
+# source 003's GRU: Adam at 1e-3 for six epochs and 1e-4 for three, 8 characters a step
+GRU_SOURCE = {"embedding_dim": 42, "seq_len": 8, "epochs": 9, "lr": 1e-3, "schedule": "step"}
+GRU_SOURCE |= {"warmup_steps": 0, "betas": [0.9, 0.999], "clip": None}
+
+
+def gru_race(lines: list[Line]) -> list[dict]:
+    """The source's recipe and ours in turns, three seeds, to be run on a quiet machine."""
+    ours = {"batch_size": 32, "seq_len": 32, "epochs": 4, "lr": 6e-3}
+    return [point | {"seed": seed} for seed in range(3) for point in (GRU_SOURCE, ours)]
+
+
 def _all_done(points: list[dict], lines: list[Line]) -> bool:
     return all(any(line["settings"] == point for line in lines) for point in points)
 
@@ -99,5 +130,9 @@ STUDIES = {
     "ladder": Study("At equal characters read, how far apart are RNN, GRU and LSTM?", 30, ladder),
     "bptt": Study("How long should the stretch between two cuts be?", 20, bptt),
     "identity": Study("When does an identity start help a plain RNN?", 10, identity),
+    "rnn_long": Study("What does a plain RNN of 256 units reach?", 6, rnn_long),
+    "gru_long": Study("What does a GRU of 256 units reach?", 6, gru_long),
+    "gru_race": Study("How soon does a GRU reach the source's 1.3697?", 5, gru_race),
+    "lstm_long": Study("What does an LSTM of 2 x 512 units reach?", 60, lstm_long),
     "lstm_source": Study("What does the source's LSTM reach on this split?", 60, lstm_source),
 }

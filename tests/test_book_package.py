@@ -16,6 +16,7 @@ ORDER = (
     "vocab",
     "batching",
     "device",
+    "cells",
     "models",
     "schedules",
     "checkpoint",
@@ -188,7 +189,7 @@ def classes(nodes):
 
 def shared_classes():
     """Classes of the modules that chapters' classes are promoted to."""
-    paths = [ROOT / "charlm_utils" / f"{name}.py" for name in ("models", "arithmetic")]
+    paths = [ROOT / "charlm_utils" / f"{name}.py" for name in ("cells", "models", "arithmetic")]
     return {k: v for path in paths if path.exists() for k, v in classes(parse(path).body).items()}
 
 
