@@ -84,7 +84,9 @@ LSTM_SOURCE = {
 
 def lstm_source(lines: list[Line]) -> list[dict]:
     """The source's LSTM in its three phases: 2 epochs, 1+2+4+8, 1+2+4+8+16+32."""
+    cold = {"label": "cold", "warmup_steps": 0, "epochs": 1, "schedule": "constant"}
     return [
+        LSTM_SOURCE | cold,
         LSTM_SOURCE | {"label": "phase-1", "epochs": 2, "schedule": "constant"},
         LSTM_SOURCE | {"label": "phase-2", "after": "phase-1", "epochs": 15, "schedule": [1, 2, 4]},
         LSTM_SOURCE | {"label": "phase-3", "after": "phase-2", "epochs": 63, "schedule": [1, 2, 6]},

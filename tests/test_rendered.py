@@ -8,7 +8,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from book_reader import ROOT, code_cells, toc_files
+from book_reader import ROOT, code_cells, markdown, toc_files, without_code
 
 HTML = ROOT / "_build" / "html"
 
@@ -124,3 +124,18 @@ def test_mathjax_and_its_fonts_are_in_the_book():
     assert (mathjax / "tex-mml-chtml.js").stat().st_size > 500_000
     assert len(list((mathjax / "output" / "chtml" / "fonts").rglob("*.woff"))) > 10
     assert list((HTML / "_static").rglob("*.map")) == []
+
+
+@each_page
+def test_model_comes_with_the_pages_that_have_a_place_for_it(name):
+    source = next(p for end in (".md", ".ipynb") if (p := ROOT / f"{name}{end}").is_file())
+    text = without_code("\n\n".join(markdown(source)))
+    widgets = set(re.findall(r'^<div class="charlm-(sampler|neurons)">', text, re.MULTILINE))
+    found = page(name)
+    linked = {url.split("?")[0].split("/charlm/")[1] for url in found.loads if "/charlm/" in url}
+    if not widgets:
+        assert linked == set()
+        return
+    shared = {"sampler.css", "gru.js", "page.js", "gru-nietzsche.js"}
+    assert linked == shared | {f"{widget}.js" for widget in widgets}
+    assert found.text.count("<noscript><p>This part") >= len(widgets)
