@@ -399,3 +399,34 @@ def test_a_terminal_without_unicode_and_a_reader_that_leaves(trained):
 def test_checkpoint_is_readable_without_the_package(trained):
     config = json.loads((trained / "model" / "config.json").read_text(encoding="utf-8"))
     assert config["charlm_utils"] == __version__ and "🙂" in config["vocab"]
+
+
+def test_lower_case_and_the_share_to_train_on(text_file, tmp_path, capsys, text):
+    text_file.write_text(text.upper(), encoding="utf-8")
+    options = ["--lower", "--train-share", "0.75", "--out", tmp_path / "out", *SMALL]
+    out = said(capsys, "train", text_file, *options)
+    _, vocab, _ = load_checkpoint(tmp_path / "out")
+    lower = text.upper().lower()
+    assert vocab.itos == sorted(set(lower))
+    assert f"{len(split_text(lower, (0.75, 0.25))[0]):,} characters to train on" in out
+    bad = ["train", text_file, "--train-share", "1", "--out", tmp_path / "no", *SMALL]
+    assert "between 0 and 1, not 1.0" in refused(capsys, *bad)
+
+
+def test_pack_halves_a_model(trained, tmp_path, capsys):
+    out = said(capsys, "pack", trained / "model", tmp_path / "small")
+    model, vocab, history = load_checkpoint(trained / "model")
+    packed, packed_vocab, packed_history = load_checkpoint(tmp_path / "small")
+    assert (packed_vocab, packed_history) == (vocab, history)
+    names = sorted(path.name for path in (tmp_path / "small").iterdir())
+    assert names == ["config.json", "history.json", "model.safetensors"]
+    for one, other in zip(packed.parameters(), model.parameters(), strict=True):
+        assert one.dtype == torch.float32 and torch.equal(one, other.half().float())
+    folders = (tmp_path / "small", trained / "model")
+    sizes = [(folder / "model.safetensors").stat().st_size for folder in folders]
+    assert sizes[0] < 0.7 * sizes[1]
+    total = sum(path.stat().st_size for path in (tmp_path / "small").iterdir())
+    assert f"{total:,} bytes" in out
+    assert "holds a checkpoint already" in refused(
+        capsys, "pack", trained / "model", tmp_path / "small"
+    )

@@ -1,0 +1,243 @@
+"""Recorded studies: run once, appended whole, gone on with, read back."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from charlm_utils import cli, experiments, results, studies, sweeps
+from charlm_utils.experiments import build_model, full_settings, load_batches, train_run
+from charlm_utils.models import DropoutLSTM
+from charlm_utils.studies import load, rerun, run_study
+from charlm_utils.sweeps import STUDIES, Study, best_lr
+
+SMALL = {"hidden_size": 12, "embedding_dim": 6, "batch_size": 8, "seq_len": 20, "epochs": 2}
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def book(clean, tmp_path, monkeypatch, text_file):
+    """A book folder of its own, the tests' text for a corpus, and a work folder to run in."""
+    folder = tmp_path / "repository" / "book"
+    folder.mkdir(parents=True)
+    (folder / "published.json").write_text("[]", encoding="utf-8")
+    monkeypatch.setattr(results, "_PACKAGE", folder.parent / "charlm_utils")
+    monkeypatch.setitem(experiments.DEFAULTS, "corpus", str(text_file))
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+def study_of(monkeypatch, *points):
+    monkeypatch.setitem(STUDIES, "small", Study("Is it small?", 1, lambda lines: list(points)))
+
+
+# ---- one run ----------------------------------------------------------------------------------
+
+
+def test_a_run_reports_its_curves():
+    found = train_run(SMALL)
+    assert len(found["train"]) == len(found["valid"]) == len(found["seconds"]) == 2
+    assert found["valid"][1] < found["valid"][0] < math.log(40)
+    size = len(load_batches(SMALL, CPU)[2])
+    assert found["parameters"] == 3 * 12 * (6 + 12 + 2) + size * (6 + 12 + 1)
+    assert train_run(SMALL)["valid"] == found["valid"]  # the same again
+    assert train_run(SMALL | {"seed": 1})["valid"] != found["valid"]
+
+
+def test_the_first_epochs_are_those_of_the_whole_run():
+    assert train_run(SMALL, stop_after=1)["valid"] == train_run(SMALL)["valid"][:1]
+
+
+def test_unknown_settings_are_refused():
+    with pytest.raises(ValueError, match="hiden_size"):
+        train_run({"hiden_size": 3})
+    assert full_settings({"lr": 1.0}) == experiments.DEFAULTS | {"lr": 1.0}
+
+
+def test_tuning_never_sees_the_held_out_text():
+    whole, held_out, vocab = load_batches({}, CPU)
+    part, tuned_on, _ = load_batches({"tune": True}, CPU)
+
+    def characters(batches):
+        return [c for c in torch.cat([y for _, y in batches], dim=1).T.flatten().tolist() if c >= 0]
+
+    kept = sum(len(y[y >= 0]) for _, y in held_out)
+    size = round(kept / 0.2)
+    assert sum(len(y[y >= 0]) for _, y in whole) == pytest.approx(0.8 * size, abs=2)
+    assert sum(len(y[y >= 0]) for _, y in part) == pytest.approx(0.72 * size, abs=2)
+    assert sum(len(y[y >= 0]) for _, y in tuned_on) == pytest.approx(0.08 * size, abs=2)
+    first = next(iter(held_out))[1][0, :20]
+    assert vocab.decode(first) not in vocab.decode(torch.tensor(characters(tuned_on)[:20]))
+
+
+@pytest.mark.parametrize("core", ["rnn", "gru", "lstm", "dropout-lstm"])
+def test_models_from_settings(core):
+    model = build_model(SMALL | {"core": core, "num_layers": 2, "dropout": 0.3}, 30)
+    assert (model.core.num_layers, model.core.hidden_size, model.dropout) == (2, 12, 0.3)
+    assert isinstance(model.core, DropoutLSTM) == (core == "dropout-lstm")
+
+
+def test_every_rate_reaches_the_lstm():
+    rates = {"input_dropout": 0.1, "between": 0.2, "recurrent": 0.3}
+    core = build_model(SMALL | rates | {"core": "dropout-lstm"}, 30).core
+    assert {name: getattr(core, name) for name in rates} == rates
+
+
+def test_identity_start_and_relu():
+    plain = build_model(SMALL | {"core": "rnn"}, 30).core
+    core = build_model(
+        SMALL | {"core": "rnn", "start": "identity", "nonlinearity": "relu"}, 30
+    ).core
+    assert torch.equal(core.weight_hh_l0, torch.eye(12)) and core.nonlinearity == "relu"
+    assert plain.nonlinearity == "tanh" and not torch.equal(plain.weight_hh_l0, torch.eye(12))
+
+
+def test_cycles_are_reported_and_averaged(tmp_path):
+    found = train_run(SMALL | {"epochs": 3, "schedule": [1, 2, 2]}, folder=tmp_path / "run")
+    assert found["cycles"] == pytest.approx([found["valid"][0], found["valid"][2]])
+    assert len(found["averages"]) == 1
+    assert found["averages"][0] < sum(found["cycles"]) / 2
+
+
+def test_a_phase_goes_on_from_another(tmp_path):
+    first = train_run(SMALL | {"label": "one"}, folder=tmp_path / "one")
+    second = train_run(SMALL | {"after": "one"}, folder=tmp_path / "two")
+    assert second["valid"][0] < first["valid"][0]
+
+
+# ---- a study ----------------------------------------------------------------------------------
+
+
+def test_a_study_is_run_recorded_and_read(monkeypatch, book, capsys):
+    study_of(monkeypatch, SMALL, SMALL | {"seed": 1})
+    assert run_study("small") == 2
+    lines = load("small")
+    assert [line["settings"] for line in lines] == [SMALL, SMALL | {"seed": 1}]
+    for line in lines:
+        assert line["command"] == "charlm study small" and line["torch"] == torch.__version__
+        assert {"version", "commit", "dirty", "device", "wall", "precision"} <= line.keys()
+        assert len(line["valid"]) == len(line["characters"]) == 2
+    assert lines[0]["valid"] == pytest.approx(train_run(SMALL)["valid"], rel=1e-5)
+    assert rerun(lines[0], 1) == pytest.approx(lines[0]["valid"][:1], rel=1e-5)
+    assert run_study("small") == 0 and load("small") == lines  # nothing was missing
+    assert "2 of 2" in capsys.readouterr().out
+
+
+def test_what_is_missing_is_run_and_the_rest_kept(monkeypatch, book):
+    study_of(monkeypatch, SMALL)
+    run_study("small")
+    before = (book / "runs" / "small.jsonl").read_bytes()
+    study_of(monkeypatch, SMALL | {"seed": 1}, SMALL)
+    assert run_study("small") == 1
+    after = (book / "runs" / "small.jsonl").read_bytes()
+    assert after.startswith(before) and after.count(b"\n") == 2
+
+
+def test_a_stopped_run_leaves_no_line_and_goes_on(monkeypatch, book, tmp_path):
+    study_of(monkeypatch, SMALL)
+    expected = train_run(SMALL)["valid"]
+
+    def stopped(point, *, folder):
+        train_run(point, folder=folder, stop_after=1)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(studies, "train_run", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            run_study("small", work=tmp_path / "work")
+    assert not (book / "runs" / "small.jsonl").exists()
+    assert run_study("small", work=tmp_path / "work") == 1
+    assert load("small")[0]["valid"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_names_and_files_that_are_not_there(monkeypatch, book):
+    with pytest.raises(ValueError, match="no study 'laddder'; there are ladder"):
+        load("laddder")
+    with pytest.raises(FileNotFoundError, match="charlm study ladder"):
+        load("ladder")
+    (book / "runs").mkdir()
+    (book / "runs" / "ladder.jsonl").write_text('{"a": 1}\n{"b": \n', encoding="utf-8")
+    with pytest.raises(ValueError, match="ladder.jsonl, line 2"):
+        load("ladder")
+
+
+# ---- what the studies run ---------------------------------------------------------------------
+
+
+def tuned(points):
+    """Lines as if every tuning run were done, the second learning rate always the best."""
+    order = sorted({p["lr"] for p in points})
+    return [{"settings": p, "valid": [abs(order.index(p["lr"]) - 1)]} for p in points]
+
+
+@pytest.mark.parametrize("name", ["ladder", "bptt"])
+def test_rates_are_chosen_on_the_training_part(name):
+    points = STUDIES[name].points
+    first = points([])
+    assert all(p["tune"] for p in first) and len(first) == len({json.dumps(p) for p in first})
+    assert points(tuned(first)[:-1]) == first  # one is missing
+    rest = points(tuned(first))[len(first) :]
+    assert rest and not any("tune" in p for p in rest)
+    assert {p["lr"] for p in rest} == {sorted({p["lr"] for p in first})[1]}
+
+
+def test_best_lr_takes_the_last_loss():
+    lines = [
+        {"settings": {"lr": 1.0, "tune": True, "core": "a"}, "valid": [1.0, 3.0]},
+        {"settings": {"lr": 2.0, "tune": True, "core": "a"}, "valid": [4.0, 2.0]},
+        {"settings": {"lr": 3.0, "tune": True, "core": "b"}, "valid": [1.0, 1.0]},
+        {"settings": {"lr": 4.0, "core": "a"}, "valid": [0.0, 0.0]},
+    ]
+    assert best_lr(lines, {"core": "a"}) == 2.0
+
+
+def test_the_ladder_is_fair():
+    points = sweeps.ladder(tuned(sweeps.ladder([])))
+    final = [p for p in points if "tune" not in p]
+    assert len(final) == 15 and {p["seed"] for p in final} == {0, 1, 2}
+    assert len({(p["epochs"], p["batch_size"], p["dropout"]) for p in final}) == 1
+    sizes = {}
+    for p in final:
+        core = build_model(p, 57).core
+        sizes[p["core"], p["hidden_size"]] = sum(w.numel() for w in core.parameters())
+    for pair in (("rnn", 465), ("lstm", 217)):  # as many parameters as the GRU, to 1 %
+        assert sizes[pair] == pytest.approx(sizes["gru", 256], rel=0.01)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_point_can_be_built(name):
+    points = STUDIES[name].points
+    known = points([])
+    known = points(tuned(known)) if any(p.get("tune") for p in known) else known
+    assert known and STUDIES[name].minutes <= 60 and STUDIES[name].question.endswith("?")
+    for point in known:
+        full_settings(point)
+        build_model(point | {"hidden_size": 4}, 9)
+
+
+def test_recorded_studies_are_of_this_code():
+    """Every line in the book's own files is a run that its study names."""
+    folder = Path(studies.__file__).parents[1] / "book" / "runs"
+    for path in folder.glob("*.jsonl"):
+        lines = [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines()]
+        points = STUDIES[path.stem].points(lines)
+        for line in lines:
+            assert line["settings"] in points, (path.name, line["settings"])
+            assert len(line["commit"]) == 40 and not line["dirty"]
+            assert all(math.isfinite(loss) for loss in line["valid"])
+
+
+# ---- the command ------------------------------------------------------------------------------
+
+
+def test_the_command_lists_and_runs(monkeypatch, capsys):
+    study_of(monkeypatch, SMALL)
+    assert cli.main(["study"]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in STUDIES) and "Is it small?" in out
+    assert cli.main(["study", "small"]) == 0
+    assert "1 runs done now" in capsys.readouterr().out
+    assert cli.main(["study", "big"]) == 1
+    assert "no study 'big'" in capsys.readouterr().err
