@@ -30,6 +30,7 @@ ORDER = (
     "plotting",
     "results",
     "exercises",
+    "exercises_gated",
     "experiments",
     "sweeps",
     "studies",

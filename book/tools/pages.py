@@ -15,8 +15,10 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+from charlm_utils.sweeps import STUDIES
+
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ("book/index.md", "book/results.md", "README.md")
+PAGES = ("book/index.md", "book/results.md", "book/reproducibility.md", "README.md")
 
 
 class Row(NamedTuple):
@@ -146,7 +148,24 @@ def published_table(_results, published):
     return table(header, rows)
 
 
-TABLES = {"results": results_table, "readme": readme_table, "published": published_table}
+def studies_table(_results, _published):
+    """The recorded studies: what they ask, how many runs are in the book, how long they took."""
+    header = ["Command", "Question", "Runs:", "Minutes:"]
+    rows = []
+    for name, study in STUDIES.items():
+        path = ROOT / "book" / "runs" / f"{name}.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        minutes = sum(json.loads(line)["wall"] for line in lines) / 60
+        rows.append([f"`charlm study {name}`", study.question, str(len(lines)), f"{minutes:.0f}"])
+    return table(header, rows)
+
+
+TABLES = {
+    "results": results_table,
+    "readme": readme_table,
+    "published": published_table,
+    "studies": studies_table,
+}
 
 
 def fill(text, tables):
