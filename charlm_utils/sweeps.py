@@ -37,7 +37,7 @@ LADDER_RATES = [2e-3, 4e-3, 8e-3]
 
 def ladder(lines: list[Line]) -> list[dict]:
     """RNN, GRU and LSTM: learning rate tuned for each, then three seeds."""
-    common = {"epochs": 5, "batch_size": 32, "seq_len": 32, "dropout": 0.1}
+    common = {"epochs": 4, "batch_size": 32, "seq_len": 32, "dropout": 0.1}
     models = [common | {"core": core, "hidden_size": size} for core, size in LADDER]
     tuning = [m | {"lr": lr, "tune": True} for m in models for lr in LADDER_RATES]
     if not _all_done(tuning, lines):
