@@ -124,16 +124,24 @@ def train_run(
     found = {"parameters": count_parameters(model), "precision": pick_precision(device)}
     found |= {name: getattr(history, name) for name in ("train", "valid", "seconds", "characters")}
     if folder is not None and cycles:
-        found |= _cycles(folder, valid, device)
+        earlier = [folder.parent / s["after"]] if s["after"] else []
+        found |= _cycles([*earlier, folder], valid, device)
     return found
 
 
-def _cycles(folder: Path, valid: StreamBatches, device: torch.device) -> dict:
-    """The held-out loss of each cycle's checkpoint, and of the last two, three … averaged."""
-    paths = sorted(folder.glob("cycle-*"), key=lambda path: int(path.name.split("-")[1]))
+def _cycles(folders: list[Path], valid: StreamBatches, device: torch.device) -> dict:
+    """The held-out loss of each cycle's checkpoint, and of the last two, three … averaged.
+
+    Where a run goes on from another (`after`), that one's cycles come first.
+    """
+    paths = [path for folder in folders for path in sorted(folder.glob("cycle-*"), key=_number)]
     models = [load_checkpoint(path)[0].to(device).eval() for path in paths]
     last = [Ensemble(models[-n:]) for n in range(2, len(models) + 1)]
     return {
         "cycles": [evaluate(model, valid) for model in models],
         "averages": [evaluate(model, valid) for model in last],
     }
+
+
+def _number(path: Path) -> int:
+    return int(path.name.split("-")[1])

@@ -107,6 +107,16 @@ def test_a_phase_goes_on_from_another(tmp_path):
     assert second["valid"][0] < first["valid"][0]
 
 
+def test_cycles_of_an_earlier_run_are_averaged_too(tmp_path):
+    cyclic = SMALL | {"epochs": 3, "schedule": [1, 2, 2]}
+    first = train_run(cyclic | {"label": "one"}, folder=tmp_path / "one")
+    longer = SMALL | {"after": "one", "epochs": 2, "schedule": [2, 1, 1]}
+    second = train_run(longer, folder=tmp_path / "two")
+    assert second["cycles"] == pytest.approx([*first["cycles"], second["valid"][-1]])
+    assert len(second["averages"]) == 2  # the last two, and all three
+    assert second["averages"][0] < sum(second["cycles"][1:]) / 2
+
+
 # ---- a study ----------------------------------------------------------------------------------
 
 
