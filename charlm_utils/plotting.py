@@ -188,21 +188,36 @@ def plot_next_chars(
 def plot_surprise(
     text: str, surprise: ArrayLike, models: Sequence[str], *, width: int = 21, highest: float = 6.0
 ) -> None:
-    """The surprise (M, T) in nats of M models at each of T characters; dark is surprised.
+    """The surprise (M, T) in nats of M models at each of T characters; dark is surprised."""
+    plot_over_text(text, surprise, models, label="surprise (nats)", width=width, span=(0, highest))
 
-    The text is broken into lines of `width` characters, each a strip with a row per model.
+
+def plot_over_text(
+    text: str,
+    values: ArrayLike,
+    rows: Sequence[str],
+    *,
+    label: str,
+    width: int = 21,
+    span: tuple[float, float] = (0.0, 1.0),
+) -> None:
+    """Values (M, T) as colours under T characters, one row for each of the M names in `rows`.
+
+    The text is broken into lines of `width` characters; `span` are the lightest and the
+    darkest value, and below 0 the colours diverge.
     """
-    values, lines = np.asarray(surprise, dtype=float), -(-len(text) // width)
+    values, lines = np.asarray(values, dtype=float), -(-len(text) // width)
     figure, axes = plt.subplots(lines, 1, figsize=(6.4, 0.5 + 1.35 * lines), squeeze=False)
     for ax, start in zip(axes[:, 0], range(0, len(text), width), strict=True):
         here = values[:, start : start + width]
         filled = np.pad(here, ((0, 0), (0, width - here.shape[1])), constant_values=np.nan)
-        image = ax.imshow(filled, vmin=0, vmax=highest, aspect="auto", interpolation="nearest")
+        options = {"vmin": span[0], "vmax": span[1], "cmap": "RdBu_r" if span[0] < 0 else "Blues"}
+        image = ax.imshow(filled, aspect="auto", interpolation="nearest", **options)
         letters = visible(text[start : start + width])
         ax.set_xticks(range(len(letters)), letters, fontsize=12)
-        ax.set_yticks(range(len(models)), models)
+        ax.set_yticks(range(len(rows)), rows)
         ax.tick_params(length=0)
-    figure.colorbar(image, ax=axes, label="surprise (nats)", shrink=0.8)
+    figure.colorbar(image, ax=axes, label=label, shrink=0.8)
 
 
 def visible(text: str) -> str:

@@ -78,6 +78,51 @@ ROWS = (
         "A1.nietzsche.best",
         ("fastai.multi.valid", "fastai.identity.valid"),
     ),
+    Row(
+        "05_stateful",
+        "RNN 256, state carried",
+        "05.rnn.valid",
+        None,
+        "A1.nietzsche_lower.best",
+        ("fastai.stateful.valid",),
+    ),
+    Row(
+        "06_gru",
+        "GRU 256",
+        "06.gru.valid",
+        None,
+        "A1.nietzsche_lower.best",
+        ("fastai.gru.valid",),
+    ),
+    Row(
+        "06_gru",
+        "GRU 256, 14 epochs, in the package",
+        "06.pretrained.valid",
+        None,
+        "A1.nietzsche_lower.best",
+    ),
+    Row(
+        "07_lstm",
+        "LSTM 2 × 512, six epochs",
+        "07.lstm.valid",
+        None,
+        "A1.nietzsche_lower.best",
+    ),
+    Row(
+        "07_lstm",
+        "LSTM 2 × 512, recorded, 62 epochs",
+        "07.study.long.longer.cycle.5",
+        None,
+        "A1.nietzsche_lower.best",
+        ("fastai.lstm.valid",),
+    ),
+    Row(
+        "07_lstm",
+        "the same, two cycles averaged",
+        "07.study.long.longer.average.2",
+        None,
+        "A1.nietzsche_lower.best",
+    ),
 )
 
 

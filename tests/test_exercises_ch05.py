@@ -1,0 +1,104 @@
+"""The checker of chapter 5: right answers pass, named wrong ones get their hint, none raises."""
+
+import pytest
+import torch
+
+from charlm_utils.batching import StreamBatches
+from charlm_utils.exercises_gated import check_ch05
+
+
+def chunks(inputs, targets, seq_len):
+    return list(zip(inputs.split(seq_len, dim=1), targets.split(seq_len, dim=1), strict=True))
+
+
+def streams(ids, batch_size):
+    """Inputs and targets (B, L)."""
+    return ids[:-1].view(batch_size, -1), ids[1:].view(batch_size, -1)
+
+
+def right(ids, batch_size, seq_len):
+    return chunks(*streams(ids, batch_size), seq_len)
+
+
+def one_by_one(ids, batch_size, seq_len):
+    """The same as a generator."""
+    x, y = streams(ids, batch_size)
+    for start in range(0, x.shape[1], seq_len):
+        yield [x[:, start : start + seq_len], y[:, start : start + seq_len]]
+
+
+def wrapped(ids, batch_size, seq_len):
+    return [(x, torch.cat([x[:, 1:], x[:, :1]], dim=1)) for x, _ in right(ids, batch_size, seq_len)]
+
+
+def interleaved(ids, batch_size, seq_len):
+    rows = [torch.stack([part[b::batch_size] for b in range(batch_size)])
+            for part in (ids[:-1], ids[1:])]  # fmt: skip
+    return chunks(*rows, seq_len)
+
+
+def one_after_the_other(ids, batch_size, seq_len):
+    whole = (len(ids) - 1) // (batch_size * seq_len) * batch_size * seq_len
+    parts = [part[:whole].view(-1, batch_size, seq_len) for part in (ids[:-1], ids[1:])]
+    return list(zip(*parts, strict=True))
+
+
+def ends_lost(ids, batch_size, seq_len):
+    rows = ids[:-1].view(batch_size, -1)
+    return chunks(rows[:, :-1], rows[:, 1:], seq_len)
+
+
+def cut_inside(ids, batch_size, seq_len):
+    windows = [x for x, _ in right(ids, batch_size, seq_len) if x.shape[1] > 1]
+    return [(x[:, :-1], x[:, 1:]) for x in windows]
+
+
+WRONG = {
+    "return a list of pairs": lambda ids, B, T: [(x, y[:, 1:]) for x, y in right(ids, B, T)],
+    "not the chunk's first": wrapped,
+    "after the input": lambda ids, B, T: [(x, x) for x, _ in right(ids, B, T)],
+    "not every B-th": interleaved,
+    "must go on in row i": one_after_the_other,
+    "batch first": lambda ids, B, T: [(x.T, y.T) for x, y in right(ids, B, T)],
+    "its targets count too": lambda ids, B, T: right(ids, B, T)[:-1],
+    "the next stream's first": ends_lost,
+    "the next chunk's first input": cut_inside,
+    "not the stream grid": lambda ids, B, T: right(ids, B, T)[::-1],
+}
+
+
+def also_right(ids, batch_size, seq_len):
+    return StreamBatches(ids, batch_size, seq_len)
+
+
+@pytest.mark.parametrize("answer", [right, one_by_one, also_right])
+def test_right_answers_are_accepted(answer, capsys):
+    assert check_ch05(answer) is True
+    assert capsys.readouterr().out == "right\n"
+
+
+@pytest.mark.parametrize(("hint", "answer"), WRONG.items(), ids=list(WRONG))
+def test_wrong_answers_get_their_hint(hint, answer, capsys):
+    assert check_ch05(answer) is False
+    out = capsys.readouterr().out
+    assert out.startswith("not yet: ") and hint in out and out.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        None,
+        "a text",
+        lambda: 1,
+        lambda *given: None,
+        lambda *given: [],
+        lambda *given: [1, 2, 3],
+        lambda *given: 1 / 0,
+        lambda *given: [(torch.zeros(2, 3), torch.zeros(2, 3))],
+        lambda ids, B, T: [(x.float() * torch.nan, y) for x, y in right(ids, B, T)],
+        lambda ids, B, T: torch.stack(streams(ids, B)),
+    ],
+)
+def test_nonsense_never_raises(answer, capsys):
+    assert check_ch05(answer) is False
+    assert capsys.readouterr().out.startswith("not yet: ")
