@@ -14,7 +14,7 @@ from charlm_utils.corpora import load_corpus
 from charlm_utils.device import pick_device, pick_precision, seed_everything
 from charlm_utils.models import CharLM, DropoutLSTM, Ensemble, count_parameters, make_core
 from charlm_utils.schedules import Cycles, decay_groups
-from charlm_utils.training import evaluate, fit
+from charlm_utils.training import TrainingDiverged, evaluate, fit
 from charlm_utils.vocab import CharVocab
 
 DEFAULTS = {
@@ -105,7 +105,8 @@ def train_run(
     """Train as the settings say; returns curves, parameters, precision and seconds.
 
     `folder` keeps the checkpoints, and an interrupted run goes on from there. Losses are in
-    nats per character. `stop_after` runs only the first epochs of the schedule.
+    nats per character. `stop_after` runs only the first epochs of the schedule. A run whose
+    loss is no longer finite ends there: its curves stop early, and `diverged` says where.
     """
     s, device = full_settings(settings), pick_device()
     train, valid, vocab = load_batches(s, device, fallback)
@@ -118,10 +119,13 @@ def train_run(
     options |= {"betas": tuple(s["betas"]), "groups": decay_groups(model, s["weight_decay"])}
     options |= {"checkpoint_dir": folder, "resume": folder is not None, "vocab": vocab}
     options |= {"schedule": schedule, "stop_after": stop_after, "progress": progress}
-    history = fit(model, train, valid, **options)
-    if history.interrupted and stop_after is None:
-        raise KeyboardInterrupt
     found = {"parameters": count_parameters(model), "precision": pick_precision(device)}
+    try:
+        history = fit(model, train, valid, **options)
+    except TrainingDiverged as error:
+        history, found["diverged"] = error.history, str(error)
+    if history.interrupted and stop_after is None and "diverged" not in found:
+        raise KeyboardInterrupt
     found |= {name: getattr(history, name) for name in ("train", "valid", "seconds", "characters")}
     if folder is not None and cycles:
         earlier = [folder.parent / s["after"]] if s["after"] else []

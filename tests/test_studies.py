@@ -162,6 +162,15 @@ def test_a_stopped_run_leaves_no_line_and_goes_on(monkeypatch, book, tmp_path):
     assert load("small")[0]["valid"] == pytest.approx(expected, rel=1e-5)
 
 
+def test_a_run_that_diverges_is_a_result(monkeypatch, book):
+    wild = SMALL | {"lr": 1e36, "clip": None, "warmup_steps": 0, "epochs": 4}
+    study_of(monkeypatch, wild, SMALL)
+    assert run_study("small") == 2
+    first, second = load("small")
+    assert "step" in first["diverged"] and len(first["valid"]) < 4
+    assert "diverged" not in second and len(second["valid"]) == 2
+
+
 def test_names_and_files_that_are_not_there(monkeypatch, book):
     with pytest.raises(ValueError, match="no study 'laddder'; there are ladder"):
         load("laddder")
@@ -236,7 +245,7 @@ def test_recorded_studies_are_of_this_code():
         for line in lines:
             assert line["settings"] in points, (path.name, line["settings"])
             assert len(line["commit"]) == 40 and not line["dirty"]
-            assert all(math.isfinite(loss) for loss in line["valid"])
+            assert line.get("diverged") or all(math.isfinite(loss) for loss in line["valid"])
 
 
 # ---- the command ------------------------------------------------------------------------------
