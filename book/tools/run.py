@@ -9,7 +9,9 @@ A notebook that fails stays as it was. Outputs made with the stand-in corpus are
 
 import argparse
 import ast
+import base64
 import hashlib
+import io
 import os
 import re
 import subprocess
@@ -18,9 +20,11 @@ import time
 from pathlib import Path
 
 import nbformat
+from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
 CELL_SECONDS = 30 * 60
+LARGE = 40_000  # characters of an encoded picture; larger ones are stored with a palette
 OVERWRITTEN = re.compile(r"^.*\r(?=[^\n])", re.MULTILINE)  # a progress line written over
 BARE_REPR = re.compile(r"<[\w.]+ object( at 0x[0-9a-f]+)?>")  # text that shows nothing
 
@@ -169,8 +173,23 @@ def _tidy_data(out, count):
     plain = out.data.get("text/plain")
     if plain is not None and not BARE_REPR.fullmatch(plain):
         out.data.pop("text/html", None)
+    if "image/png" in out.data:
+        out.data["image/png"] = _with_palette(out.data["image/png"])
     if out.output_type == "execute_result":
         out.execution_count = count
+
+
+def _with_palette(encoded):
+    """A large picture in 256 colours, which takes half the room and looks the same."""
+    if len(encoded) <= LARGE:
+        return encoded
+    image = Image.open(io.BytesIO(base64.b64decode(encoded)))
+    if image.mode == "P":  # done before
+        return encoded
+    out = io.BytesIO()
+    colours = image.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    colours.save(out, "PNG", optimize=True)
+    return base64.b64encode(out.getvalue()).decode("ascii")
 
 
 def store(nb, path):
