@@ -4,6 +4,7 @@ import math
 import zlib
 
 import pytest
+from checker_cases import accepted, rejected
 
 from charlm_utils.exercises import check_a1
 
@@ -36,15 +37,12 @@ WRONG = {
 
 @pytest.mark.parametrize("answer", [right, by_object])
 def test_right_answers_are_accepted(answer, capsys):
-    assert check_a1(answer) is True
-    assert capsys.readouterr().out == "right\n"
+    accepted(check_a1, answer, capsys)
 
 
 @pytest.mark.parametrize(("hint", "answer"), WRONG.items(), ids=list(WRONG))
 def test_wrong_answers_get_their_hint(hint, answer, capsys):
-    assert check_a1(answer) is False
-    out = capsys.readouterr().out
-    assert out.startswith("not yet: ") and hint in out and out.count("\n") == 1
+    rejected(check_a1, answer, capsys, hint)
 
 
 @pytest.mark.parametrize(

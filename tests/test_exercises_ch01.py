@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from checker_cases import accepted, rejected
 
 from charlm_utils.exercises import check_ch01
 
@@ -61,8 +62,7 @@ NONSENSE = [
 
 @pytest.mark.parametrize("answer", RIGHT)
 def test_right_answers_are_accepted(answer, capsys):
-    assert check_ch01(answer) is True
-    assert capsys.readouterr().out == "right\n"
+    accepted(check_ch01, answer, capsys)
 
 
 @pytest.mark.parametrize(("answer", "hint"), WRONG)
@@ -83,5 +83,4 @@ def test_the_hints_differ(capsys):
 
 @pytest.mark.parametrize("answer", NONSENSE)
 def test_nonsense_never_raises(answer, capsys):
-    assert check_ch01(answer) is False
-    assert capsys.readouterr().out.startswith("not yet: ")
+    rejected(check_ch01, answer, capsys)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from checker_cases import accepted, rejected
 from torch import nn
 
 from charlm_utils.exercises import check_ch02
@@ -85,18 +86,14 @@ NONSENSE = [
 
 @pytest.mark.parametrize("answer", RIGHT)
 def test_right_answers_are_accepted(answer, capsys):
-    assert check_ch02(answer) is True
-    assert capsys.readouterr().out == "right\n"
+    accepted(check_ch02, answer, capsys)
 
 
 @pytest.mark.parametrize(("answer", "hint"), WRONG)
 def test_named_mistakes_get_their_hint(answer, hint, capsys):
-    assert check_ch02(answer) is False
-    out = capsys.readouterr().out
-    assert out.startswith("not yet: ") and hint in out and out.count("\n") == 1
+    rejected(check_ch02, answer, capsys, hint)
 
 
 @pytest.mark.parametrize("answer", NONSENSE)
 def test_nonsense_is_rejected_without_an_error(answer, capsys):
-    assert check_ch02(answer) is False
-    assert capsys.readouterr().out.startswith("not yet: ")
+    rejected(check_ch02, answer, capsys)

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from checker_cases import accepted, rejected
 
 from charlm_utils.exercises import check_ch04
 
@@ -50,15 +51,12 @@ WRONG = {
 
 @pytest.mark.parametrize("answer", [right, one_by_one])
 def test_right_answers_are_accepted(answer, capsys):
-    assert check_ch04(answer) is True
-    assert capsys.readouterr().out == "right\n"
+    accepted(check_ch04, answer, capsys)
 
 
 @pytest.mark.parametrize(("hint", "answer"), WRONG.items(), ids=list(WRONG))
 def test_wrong_answers_get_their_hint(hint, answer, capsys):
-    assert check_ch04(answer) is False
-    out = capsys.readouterr().out
-    assert out.startswith("not yet: ") and hint in out and out.count("\n") == 1
+    rejected(check_ch04, answer, capsys, hint)
 
 
 @pytest.mark.parametrize(
@@ -76,5 +74,4 @@ def test_wrong_answers_get_their_hint(hint, answer, capsys):
     ],
 )
 def test_nonsense_never_raises(answer, capsys):
-    assert check_ch04(answer) is False
-    assert capsys.readouterr().out.startswith("not yet: ")
+    rejected(check_ch04, answer, capsys)

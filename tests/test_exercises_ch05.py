@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from checker_cases import accepted, rejected
 
 from charlm_utils.batching import StreamBatches
 from charlm_utils.exercises_gated import check_ch05
@@ -73,15 +74,12 @@ def also_right(ids, batch_size, seq_len):
 
 @pytest.mark.parametrize("answer", [right, one_by_one, also_right])
 def test_right_answers_are_accepted(answer, capsys):
-    assert check_ch05(answer) is True
-    assert capsys.readouterr().out == "right\n"
+    accepted(check_ch05, answer, capsys)
 
 
 @pytest.mark.parametrize(("hint", "answer"), WRONG.items(), ids=list(WRONG))
 def test_wrong_answers_get_their_hint(hint, answer, capsys):
-    assert check_ch05(answer) is False
-    out = capsys.readouterr().out
-    assert out.startswith("not yet: ") and hint in out and out.count("\n") == 1
+    rejected(check_ch05, answer, capsys, hint)
 
 
 @pytest.mark.parametrize(
@@ -100,5 +98,4 @@ def test_wrong_answers_get_their_hint(hint, answer, capsys):
     ],
 )
 def test_nonsense_never_raises(answer, capsys):
-    assert check_ch05(answer) is False
-    assert capsys.readouterr().out.startswith("not yet: ")
+    rejected(check_ch05, answer, capsys)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from checker_cases import accepted, rejected
 from torch import nn
 
 from charlm_utils.exercises_gated import check_ch06
@@ -79,15 +80,12 @@ WRONG = {
 
 @pytest.mark.parametrize("answer", [right, by_a_cell(nn.GRUCell), by_a_cell(GRUCell)])
 def test_right_answers_are_accepted(answer, capsys):
-    assert check_ch06(answer) is True
-    assert capsys.readouterr().out == "right\n"
+    accepted(check_ch06, answer, capsys)
 
 
 @pytest.mark.parametrize(("hint", "answer"), WRONG.items(), ids=list(WRONG))
 def test_wrong_answers_get_their_hint(hint, answer, capsys):
-    assert check_ch06(answer) is False
-    out = capsys.readouterr().out
-    assert out.startswith("not yet: ") and hint in out and out.count("\n") == 1
+    rejected(check_ch06, answer, capsys, hint)
 
 
 @pytest.mark.parametrize(
@@ -104,5 +102,4 @@ def test_wrong_answers_get_their_hint(hint, answer, capsys):
     ],
 )
 def test_nonsense_never_raises(answer, capsys):
-    assert check_ch06(answer) is False
-    assert capsys.readouterr().out.startswith("not yet: ")
+    rejected(check_ch06, answer, capsys)

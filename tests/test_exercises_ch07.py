@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from checker_cases import accepted, rejected
 from torch import nn
 
 from charlm_utils.exercises_gated import check_ch07
@@ -67,15 +68,12 @@ WRONG = {
 
 @pytest.mark.parametrize("answer", [right, by_torch])
 def test_right_answers_are_accepted(answer, capsys):
-    assert check_ch07(answer) is True
-    assert capsys.readouterr().out == "right\n"
+    accepted(check_ch07, answer, capsys)
 
 
 @pytest.mark.parametrize(("hint", "answer"), WRONG.items(), ids=list(WRONG))
 def test_wrong_answers_get_their_hint(hint, answer, capsys):
-    assert check_ch07(answer) is False
-    out = capsys.readouterr().out
-    assert out.startswith("not yet: ") and hint in out and out.count("\n") == 1
+    rejected(check_ch07, answer, capsys, hint)
 
 
 @pytest.mark.parametrize(
@@ -93,5 +91,4 @@ def test_wrong_answers_get_their_hint(hint, answer, capsys):
     ],
 )
 def test_nonsense_never_raises(answer, capsys):
-    assert check_ch07(answer) is False
-    assert capsys.readouterr().out.startswith("not yet: ")
+    rejected(check_ch07, answer, capsys)
