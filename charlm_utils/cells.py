@@ -1,6 +1,7 @@
-"""The recurrent cells written by hand, each equal to torch's; parameters are named as there.
+"""The recurrent cells written by hand, each equal to torch's, and variants of torch's layers.
 
-B is the batch size, E the size of what goes in, H that of the hidden state.
+Parameters are named as in torch. B is the batch size, E the size of what goes in, H that of
+the hidden state.
 """
 
 import torch
@@ -85,3 +86,50 @@ class LSTMCell(nn.Module):
         input_gate, forget_gate, cell, output_gate = gates.chunk(4, dim=1)  # each (B, H)
         c = torch.sigmoid(forget_gate) * c + torch.sigmoid(input_gate) * torch.tanh(cell)
         return torch.sigmoid(output_gate) * torch.tanh(c), c
+
+
+class DropoutLSTM(nn.LSTM):
+    """`nn.LSTM` with dropout where it regularises best (chapter 7; Merity et al. 2017).
+
+    In training one mask per stream is drawn and held over all time steps of the input and of
+    what passes between the layers, and a share of each recurrent matrix is set to zero. In
+    eval mode, and without dropout, it is `nn.LSTM` with the same weights by the same names.
+    """
+
+    def __init__(
+        self,
+        input_size,
+        hidden_size,
+        num_layers=1,
+        *,
+        input_dropout=0.0,
+        between=0.0,
+        recurrent=0.0,
+    ):
+        super().__init__(input_size, hidden_size, num_layers, batch_first=True)
+        self.input_dropout, self.between, self.recurrent = input_dropout, between, recurrent
+
+    def forward(self, x: Tensor, state: tuple[Tensor, Tensor] | None = None):
+        if not self.training:
+            return super().forward(x, state)
+        B, T, E = x.shape
+        zeros = x.new_zeros(self.num_layers, B, self.hidden_size)
+        h, c = (zeros, zeros) if state is None else state
+        new_h, new_c = [], []
+        for layer, (w_ih, w_hh, b_ih, b_hh) in enumerate(self.all_weights):
+            rate = self.between if layer else self.input_dropout
+            x = x * F.dropout(x.new_ones(B, 1, x.shape[2]), rate)  # one mask over time
+            weights = (w_ih, F.dropout(w_hh, self.recurrent), b_ih, b_hh)
+            start = (h[layer : layer + 1], c[layer : layer + 1])
+            x, *last = torch.lstm(x, start, weights, True, 1, 0.0, True, False, True)
+            new_h.append(last[0])
+            new_c.append(last[1])
+        return x, (torch.cat(new_h), torch.cat(new_c))
+
+
+class ReLUGRU(nn.GRU):
+    """`nn.GRU` whose output passes a ReLU, which drops the sign (source 000's first model)."""
+
+    def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        out, state = super().forward(x, state)
+        return F.relu(out), state

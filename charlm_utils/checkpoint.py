@@ -18,7 +18,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from charlm_utils import __version__
-from charlm_utils.models import CharLM, core_name, make_core
+from charlm_utils.models import CharLM, core_name, core_options, make_core
 from charlm_utils.vocab import CharVocab
 
 PRETRAINED = Path(__file__).parent / "pretrained"
@@ -144,7 +144,8 @@ def _config(model: CharLM, vocab: CharVocab | None) -> dict:
             "num_layers": model.core.num_layers,
             "core_dropout": model.core.dropout,
             "dropout": model.dropout,
-        },
+        }
+        | ({"options": options} if (options := core_options(model.core)) else {}),
     }
 
 
@@ -154,7 +155,7 @@ def _build(config: dict, path: Path) -> CharLM:
         if not 0 <= c["dropout"] <= 1:
             raise ValueError(f"dropout is {c['dropout']}")
         sizes = c["embedding_dim"], c["hidden_size"], c["num_layers"]
-        core = make_core(c["core"], *sizes, c.get("core_dropout", 0.0))
+        core = make_core(c["core"], *sizes, c.get("core_dropout", 0.0), c.get("options"))
         return CharLM(c["vocab_size"], c["embedding_dim"], core, dropout=c["dropout"])
     except KeyError as error:
         raise CheckpointError(f"{path}: the field model.{error.args[0]} is missing") from None

@@ -16,8 +16,7 @@ from charlm_utils.device import pick_device, pick_precision, seed_everything
 from charlm_utils.models import CharLM, count_parameters, make_core
 from charlm_utils.options import ARGUMENTS
 from charlm_utils.sampling import generate
-from charlm_utils.studies import run_study
-from charlm_utils.sweeps import STUDIES
+from charlm_utils.studies import STUDIES, run_study
 from charlm_utils.training import TrainingDiverged, evaluate, fit
 from charlm_utils.vocab import CharVocab
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from charlm_utils.batching import StreamBatches, split_text
+from charlm_utils.batching import RandomWindows, StreamBatches, split_text
 from charlm_utils.checkpoint import load_checkpoint, load_weights
 from charlm_utils.corpora import load_corpus
 from charlm_utils.device import pick_device, pick_precision, seed_everything
@@ -23,12 +23,18 @@ DEFAULTS = {
     "corpus": "nietzsche",
     "lower": True,
     "train_share": 0.8,
+    "data_share": 1.0,  # keep only the start of the training part
+    "windows": 0,  # this many batches of random windows an epoch, in place of streams
     "tune": False,  # hold out the last tenth of the training part in place of the held-out text
     "core": "gru",
     "embedding_dim": 64,
     "hidden_size": 256,
     "num_layers": 1,
-    "core_dropout": 0.0,  # torch's own, between the layers
+    "core_dropout": 0.0,  # torch's own, between the layers; on each answer of `ResidualGRU`
+    "skips": True,  # these four: of `ResidualGRU`, the core "residual-gru"
+    "projected": True,
+    "norm": False,
+    "projection": False,
     "input_dropout": 0.0,  # these three: of `DropoutLSTM`, the core "dropout-lstm"
     "between": 0.0,
     "recurrent": 0.0,
@@ -58,8 +64,8 @@ def full_settings(settings: dict) -> dict:
 
 def load_batches(
     settings: dict, device: torch.device, fallback: str | None = None
-) -> tuple[StreamBatches, StreamBatches, CharVocab]:
-    """Training streams, held-out streams (every character once) and the vocabulary."""
+) -> tuple[StreamBatches | RandomWindows, StreamBatches, CharVocab]:
+    """Training batches, held-out streams (every character once) and the vocabulary."""
     s = full_settings(settings)
     text = load_corpus(s["corpus"], fallback=fallback).text
     text = text.lower() if s["lower"] else text
@@ -68,7 +74,11 @@ def load_batches(
     start, end = len(split_text(text, (s["train_share"], 1 - s["train_share"]))[0]), len(text)
     if s["tune"]:
         start, end = start * 9 // 10, start
-    train = StreamBatches(ids[:start], s["batch_size"], s["seq_len"], device=device)
+    kept, sizes = ids[: int(start * s["data_share"])], (s["batch_size"], s["seq_len"])
+    if s["windows"]:
+        train = RandomWindows(kept, *sizes, s["windows"], seed=s["seed"], device=device)
+    else:
+        train = StreamBatches(kept, *sizes, device=device)
     return train, StreamBatches(ids[start - 1 : end], 32, 256, device=device), vocab
 
 
@@ -91,7 +101,9 @@ def _build_core(s: dict) -> nn.Module:
     if s["core"] == "rnn":
         options = {"nonlinearity": s["nonlinearity"], "dropout": s["core_dropout"]}
         return nn.RNN(*sizes, batch_first=True, **options)
-    return make_core(s["core"], *sizes, s["core_dropout"])
+    switches = ("skips", "projected", "norm", "projection")
+    options = {name: s[name] for name in switches} if s["core"] == "residual-gru" else None
+    return make_core(s["core"], *sizes, s["core_dropout"], options)
 
 
 def train_run(

@@ -39,6 +39,20 @@ def gradient_by_lag(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return gradient.norm(dim=2).mean(dim=0).flip(0)
 
 
+def gradient_by_layer(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+    """How much gradient reaches each layer of a recurrent stack, the lowest first.
+
+    x and y (B, T). Returns (L,): the root mean square of d loss / d weight over each layer's
+    input matrix, loss being the mean in nats per character.
+    """
+    found = [p for name, p in model.core.named_parameters() if "weight_ih" in name]
+    with _evaluating(model):
+        logits, _ = model(x, None)
+        loss = F.cross_entropy(logits.flatten(0, 1), y.flatten(), ignore_index=IGNORE)
+        gradients = torch.autograd.grad(loss, found)
+    return torch.stack([g.float().pow(2).mean().sqrt() for g in gradients])
+
+
 @torch.no_grad()
 def loss_by_context(model: nn.Module, ids: Tensor, length: int, *, rows: int = 256) -> Tensor:
     """The loss after exactly 1, 2, … `length` characters of context since a zero state.

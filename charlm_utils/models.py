@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from charlm_utils.cells import GRUCell, LSTMCell, RNNCell
+from charlm_utils.cells import DropoutLSTM, GRUCell, LSTMCell, ReLUGRU, RNNCell
 
 __all__ = ["CORES", "CharLM", "ConcatLoopModel", "DropoutLSTM", "Ensemble", "GRUCell", "LSTMCell"]
-__all__ += ["LoopModel", "RNNCell", "ThreeCharModel", "core_name", "count_parameters", "make_core"]
+__all__ += ["LoopModel", "RNNCell", "ReLUGRU", "ResidualGRU", "ThreeCharModel"]
+__all__ += ["core_name", "core_options", "count_parameters", "make_core"]
 
 
 class ThreeCharModel(nn.Module):
@@ -107,12 +108,14 @@ class CharLM(nn.Module):
         return self.head(out), state  # (B, T, V)
 
 
-class DropoutLSTM(nn.LSTM):
-    """`nn.LSTM` with dropout where it regularises best (chapter 7; Merity et al. 2017).
+class ResidualGRU(nn.Module):
+    """A stack of GRU layers, each added to what it reads (chapter 8; source 000's second model).
 
-    In training one mask per stream is drawn and held over all time steps of the input and of
-    what passes between the layers, and a share of each recurrent matrix is set to zero. In
-    eval mode, and without dropout, it is `nn.LSTM` with the same weights by the same names.
+    `projected`: a linear map brings the input to width H, so that the first layer has a skip
+    too; without it the first layer reads E numbers and has none. `norm`: a layer norm in front
+    of each layer and one behind the last. `projection`: a linear map on each layer's answer.
+    `dropout`: on each layer's answer, one mask per stream over all time steps.
+    x (B, T, E) to out (B, T, H) and the state (L, B, H), as `nn.GRU(batch_first=True)`.
     """
 
     def __init__(
@@ -121,29 +124,38 @@ class DropoutLSTM(nn.LSTM):
         hidden_size,
         num_layers=1,
         *,
-        input_dropout=0.0,
-        between=0.0,
-        recurrent=0.0,
+        skips=True,
+        projected=True,
+        norm=False,
+        projection=False,
+        dropout=0.0,
     ):
-        super().__init__(input_size, hidden_size, num_layers, batch_first=True)
-        self.input_dropout, self.between, self.recurrent = input_dropout, between, recurrent
+        super().__init__()
+        self.hidden_size, self.num_layers, self.dropout = hidden_size, num_layers, dropout
+        self.skips, self.projected, self.norm, self.projection = skips, projected, norm, projection
+        H, widths = hidden_size, [hidden_size if projected else input_size]
+        widths += [H] * (num_layers - 1)
+        self.first = nn.Linear(input_size, H) if projected else nn.Identity()
+        self.norms = nn.ModuleList(nn.LayerNorm(n) if norm else nn.Identity() for n in widths)
+        self.grus = nn.ModuleList(nn.GRU(n, H, batch_first=True) for n in widths)
+        self.projections = nn.ModuleList(
+            nn.Linear(H, H) if projection else nn.Identity() for _ in widths
+        )
+        self.last_norm = nn.LayerNorm(H) if norm else nn.Identity()
 
-    def forward(self, x: Tensor, state: tuple[Tensor, Tensor] | None = None):
-        if not self.training:
-            return super().forward(x, state)
-        B, T, E = x.shape
-        zeros = x.new_zeros(self.num_layers, B, self.hidden_size)
-        h, c = (zeros, zeros) if state is None else state
-        new_h, new_c = [], []
-        for layer, (w_ih, w_hh, b_ih, b_hh) in enumerate(self.all_weights):
-            rate = self.between if layer else self.input_dropout
-            x = x * F.dropout(x.new_ones(B, 1, x.shape[2]), rate)  # one mask over time
-            weights = (w_ih, F.dropout(w_hh, self.recurrent), b_ih, b_hh)
-            start = (h[layer : layer + 1], c[layer : layer + 1])
-            x, *last = torch.lstm(x, start, weights, True, 1, 0.0, True, False, True)
-            new_h.append(last[0])
-            new_c.append(last[1])
-        return x, (torch.cat(new_h), torch.cat(new_c))
+    def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        x, new_state = self.first(x), []  # (B, T, H) where projected
+        for layer, gru in enumerate(self.grus):
+            start = None if state is None else state[layer : layer + 1]  # (1, B, H)
+            out, h = gru(self.norms[layer](x), start)
+            out = self.projections[layer](out)
+            if self.training and self.dropout > 0:
+                B, T, H = out.shape
+                out = out * F.dropout(out.new_ones(B, 1, H), self.dropout)
+            skip = self.skips and (self.projected or layer > 0)
+            x = x + out if skip else out
+            new_state.append(h)
+        return self.last_norm(x), torch.cat(new_state)  # (B, T, H), (L, B, H)
 
 
 class Ensemble(nn.Module):
@@ -163,21 +175,33 @@ class Ensemble(nn.Module):
         return torch.stack(probs).mean(dim=0).log(), tuple(s for _, s in answers)
 
 
-CORES = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM}
+CORES = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM, "relu-gru": ReLUGRU}
+CORES |= {"residual-gru": ResidualGRU}
 
 
 def make_core(
-    name: str, input_size: int, hidden_size: int, num_layers: int = 1, dropout: float = 0.0
+    name: str,
+    input_size: int,
+    hidden_size: int,
+    num_layers: int = 1,
+    dropout: float = 0.0,
+    options: dict[str, bool] | None = None,
 ) -> nn.Module:
-    """torch's own recurrent layer by name (`rnn`, `gru`, `lstm`), batch first.
+    """A recurrent core by name (`rnn`, `gru`, `lstm`, `residual-gru` …), batch first.
 
-    `dropout` is torch's: between the layers, drawn anew at each step.
+    `dropout` of torch's cores is torch's: between the layers, drawn anew at each step;
+    `options` are the switches of `ResidualGRU`.
     """
     if name not in CORES:
         raise ValueError(f"core must be one of {', '.join(CORES)}, not {name!r}")
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout must be at least 0 and below 1, not {dropout}")
-    return CORES[name](input_size, hidden_size, num_layers, batch_first=True, dropout=dropout)
+    sizes = input_size, hidden_size, num_layers
+    if name == "residual-gru":
+        return ResidualGRU(*sizes, dropout=dropout, **(options or {}))
+    if options:
+        raise ValueError(f"a core {name} has no options {', '.join(options)}")
+    return CORES[name](*sizes, batch_first=True, dropout=dropout)
 
 
 def core_name(core: nn.Module) -> str:
@@ -186,6 +210,12 @@ def core_name(core: nn.Module) -> str:
         if type(core) is kind or (kind is nn.LSTM and type(core) is DropoutLSTM):
             return name
     raise ValueError(f"{type(core).__name__} is none of the cores {', '.join(CORES)}")
+
+
+def core_options(core: nn.Module) -> dict[str, bool]:
+    """The switches of a `ResidualGRU`, for `make_core`; empty for any other core."""
+    names = ("skips", "projected", "norm", "projection") if type(core) is ResidualGRU else ()
+    return {name: getattr(core, name) for name in names}
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -16,9 +16,14 @@ import torch
 
 from charlm_utils import __version__
 from charlm_utils.device import pick_device
-from charlm_utils.experiments import train_run
 from charlm_utils.results import book_folder
-from charlm_utils.sweeps import STUDIES, Line, Study
+from charlm_utils.sweeps import STUDIES as LADDER
+from charlm_utils.sweeps import Line, Study
+from charlm_utils.sweeps_deep import STUDIES as DEEP
+from charlm_utils.sweeps_lab import STUDIES as LAB
+from charlm_utils.sweeps_sums import STUDIES as SUMS
+
+STUDIES = LADDER | DEEP | LAB | SUMS
 
 
 def load(name: str) -> list[Line]:
@@ -59,7 +64,7 @@ def run_study(name: str, *, work: Path | None = None) -> int:
         print(f"{name}: {len(lines) + 1} of {len(study.points(lines))}: {json.dumps(point)}")
         began = _provenance(name)
         start = time.perf_counter()
-        found = train_run(point, folder=work / _folder_name(point))
+        found = study.run(point, folder=work / _folder_name(point))
         line = began | {"settings": point, "wall": time.perf_counter() - start} | found
         _append(_path(name), _rounded(line))
         done += 1
@@ -68,7 +73,8 @@ def run_study(name: str, *, work: Path | None = None) -> int:
 
 def rerun(line: Line, epochs: int, *, fallback: str | None = None) -> list[float]:
     """Run the first epochs of a recorded run here and now; returns its validation losses."""
-    return train_run(line["settings"], stop_after=epochs, fallback=fallback)["valid"]
+    run = find(line["command"].split()[-1]).run
+    return run(line["settings"], stop_after=epochs, fallback=fallback)["valid"]
 
 
 def _finished(name: str) -> list[Line]:

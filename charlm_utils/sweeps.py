@@ -7,16 +7,22 @@ tenth of the training part (`tune`), then several seeds are run against the held
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from charlm_utils.experiments import train_run
+
 Line = dict  # one finished run, as `studies.load` reads it
 
 
 @dataclass(frozen=True)
 class Study:
-    """A question, its budget in minutes on two cores, and its runs given the finished ones."""
+    """A question, its budget in minutes on two cores, and its runs given the finished ones.
+
+    `run(settings, folder=, stop_after=, fallback=)` makes one of them.
+    """
 
     question: str
     minutes: int
     points: Callable[[list[Line]], list[dict]]
+    run: Callable[..., dict] = train_run
 
 
 def best_lr(lines: list[Line], keys: dict) -> float:

@@ -17,7 +17,7 @@ from charlm_utils.checkpoint import (
     load_checkpoint,
     save_checkpoint,
 )
-from charlm_utils.models import CharLM, make_core
+from charlm_utils.models import CharLM, core_options, make_core
 from charlm_utils.vocab import CharVocab
 
 VOCAB = CharVocab.from_text('\0\n\r\t ab"\\é🙂\u2028')
@@ -63,6 +63,17 @@ def test_there_and_back(tmp_path, core, layers):
     x = torch.arange(len(VOCAB))[None]
     assert torch.equal(loaded(x)[0], model.eval()(x)[0])
     assert {p.device.type for p in loaded.parameters()} == {"cpu"}
+
+
+def test_switches_of_a_residual_stack_come_back(tmp_path):
+    options = {"skips": False, "projected": False, "norm": True, "projection": True}
+    core = make_core("residual-gru", 5, 8, 3, 0.25, options)
+    model = CharLM(len(VOCAB), 5, core)
+    save_checkpoint(tmp_path, model, VOCAB, HISTORY)
+    loaded, _, _ = load_checkpoint(tmp_path)
+    assert core_options(loaded.core) == options and loaded.core.dropout == 0.25
+    x = torch.arange(len(VOCAB))[None]
+    assert torch.equal(loaded(x)[0], model.eval()(x)[0])
 
 
 def test_files_are_json_and_tensors_and_nothing_else(folder):

@@ -11,6 +11,7 @@ from charlm_utils.memory import (
     CopyBack,
     copy_back_batch,
     gradient_by_lag,
+    gradient_by_layer,
     hidden_trace,
     linear_probe,
     loss_by_context,
@@ -39,6 +40,19 @@ def test_gradient_by_lag_has_one_norm_per_step_and_dies_without_memory():
     assert (gradient_by_lag(small_model(), x, y) > 0).all()
     blind = gradient_by_lag(CharLM(7, 5, LastOnly()), x, y)
     assert blind.shape == (9,) and blind[0] > 0 and (blind[1:] == 0).all()
+
+
+@pytest.mark.parametrize("core", ["gru", "residual-gru"])
+def test_gradient_by_layer_is_what_backward_leaves(core):
+    torch.manual_seed(0)
+    model = CharLM(7, 5, make_core(core, 5, 11, 3)).double()
+    x, y = torch.randint(7, (4, 9)), torch.randint(7, (4, 9))
+    found = gradient_by_layer(model, x, y)
+    nn.functional.cross_entropy(model(x)[0].flatten(0, 1), y.flatten()).backward()
+    grads = [p.grad for name, p in model.core.named_parameters() if "weight_ih" in name]
+    expected = torch.stack([g.pow(2).mean().sqrt() for g in grads])
+    torch.testing.assert_close(found, expected)
+    assert found.shape == (3,) and (found > 0).all()
 
 
 def test_gradient_by_lag_equals_a_finite_difference():

@@ -1,5 +1,7 @@
 """The models keep their contract: shapes, causality, state in and out, equality with torch."""
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -9,9 +11,12 @@ from charlm_utils.models import (
     CharLM,
     ConcatLoopModel,
     LoopModel,
+    ReLUGRU,
+    ResidualGRU,
     RNNCell,
     ThreeCharModel,
     core_name,
+    core_options,
     count_parameters,
     make_core,
 )
@@ -273,12 +278,14 @@ def test_rnn_cell_starts_within_torchs_bound():
 def test_cores_by_name(core, layers):
     made = make_core(core, E, H, layers)
     assert core_name(made) == core
-    assert (made.input_size, made.hidden_size, made.num_layers) == (E, H, layers)
-    assert made.batch_first and made.bias
+    assert (made.hidden_size, made.num_layers) == (H, layers)
+    x = torch.randn(2, 7, E)
+    out, state = made(x)
+    assert out.shape == (2, 7, H) and torch.equal(made(x, None)[0], out)
 
 
 def test_unknown_cores():
-    with pytest.raises(ValueError, match="rnn, gru, lstm, not 'transformer'"):
+    with pytest.raises(ValueError, match="relu-gru, residual-gru, not 'transformer'"):
         make_core("transformer", E, H)
     with pytest.raises(ValueError, match="Linear is none of the cores"):
         core_name(nn.Linear(1, 1))
@@ -291,3 +298,89 @@ def test_parameters_are_counted_and_frozen_ones_not():
     assert count_parameters(model) == V * E + 3 * H * (E + H + 2) + H * V + V
     model.embedding.weight.requires_grad_(False)
     assert count_parameters(model) == 3 * H * (E + H + 2) + H * V + V
+
+
+# ---- the residual stack -----------------------------------------------------------------------
+
+SWITCHES = [
+    dict(zip(("skips", "projected", "norm", "projection"), on, strict=True))
+    for on in itertools.product((False, True), repeat=4)
+]
+each_switch = pytest.mark.parametrize("switches", SWITCHES, ids=str)
+
+
+@each_switch
+def test_residual_gru_step_by_step_is_one_pass(switches):
+    core = ResidualGRU(E, H, 3, **switches).double()
+    x, state, steps = torch.randn(2, 9, E, dtype=torch.float64), None, []
+    whole, last = core(x)
+    for t in range(9):
+        out, state = core(x[:, t : t + 1], state)
+        steps.append(out)
+    same(torch.cat(steps, dim=1), whole)
+    same(state, last)
+    assert last.shape == (3, 2, H)
+
+
+@each_switch
+def test_residual_gru_reads_no_future(switches):
+    core = ResidualGRU(E, H, 2, **switches)
+    x = torch.randn(2, 9, E)
+    changed = x.clone()
+    changed[:, 5:] = torch.randn(2, 4, E)
+    assert torch.equal(core(changed)[0][:, :5], core(x)[0][:, :5])
+    assert not torch.allclose(core(changed)[0][:, 5:], core(x)[0][:, 5:])
+
+
+def test_without_skips_it_is_torchs_gru():
+    ours, theirs = (
+        ResidualGRU(E, H, 3, skips=False, projected=False),
+        nn.GRU(E, H, 3, batch_first=True),
+    )
+    for layer, gru in enumerate(ours.grus):
+        for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"):
+            getattr(theirs, f"{name}_l{layer}").data.copy_(getattr(gru, f"{name}_l0"))
+    x = torch.randn(2, 9, E)
+    for one, other in zip(ours(x), theirs(x), strict=True):
+        same(one, other)
+
+
+@pytest.mark.parametrize("norm", [False, True])
+def test_a_silent_branch_is_an_identity(norm):
+    deep, shallow = ResidualGRU(E, H, 3, norm=norm), ResidualGRU(E, H, 2, norm=norm)
+    missing = deep.load_state_dict(shallow.state_dict(), strict=False)
+    assert not missing.unexpected_keys
+    nn.init.zeros_(deep.grus[2].weight_hh_l0)
+    for name in ("weight_ih_l0", "bias_ih_l0", "bias_hh_l0"):
+        nn.init.zeros_(getattr(deep.grus[2], name))
+    x = torch.randn(2, 9, E)
+    same(deep(x)[0], shallow(x)[0])
+
+
+def test_residual_dropout_holds_one_mask_over_time():
+    core = ResidualGRU(E, 400, 1, dropout=0.5)
+    core.first.weight.data.zero_(), core.first.bias.data.zero_()  # only the branch is left
+    core.grus[0].bias_ih_l0.data.fill_(0.5)
+    out, _ = core(torch.randn(2, 9, E))
+    silent = out == 0
+    assert (
+        torch.equal(silent, silent[:, :1].expand_as(silent)) and 0.4 < silent.float().mean() < 0.6
+    )
+    assert not torch.equal(silent[0], silent[1])
+    assert not (core.eval()(torch.randn(2, 9, E))[0] == 0).any()
+
+
+def test_relu_gru_drops_the_sign():
+    core = ReLUGRU(E, H, batch_first=True)
+    x = torch.randn(2, 9, E)
+    plain, state = nn.GRU.forward(core, x)
+    same(core(x)[0], plain.clamp(min=0))
+    same(core(x)[1], state)
+
+
+def test_options_of_cores():
+    for switches in SWITCHES:
+        assert core_options(make_core("residual-gru", E, H, 2, options=switches)) == switches
+    assert core_options(nn.GRU(E, H)) == {}
+    with pytest.raises(ValueError, match="gru has no options skips"):
+        make_core("gru", E, H, options={"skips": True})

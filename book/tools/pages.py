@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from charlm_utils.sweeps import STUDIES
+from charlm_utils.studies import STUDIES
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = ("book/index.md", "book/results.md", "book/reproducibility.md", "README.md")

@@ -1,0 +1,136 @@
+"""The recorded studies of chapter 8: deep GRUs on tinyshakespeare, with and without skips.
+
+Beside the curves a run reports the loss on its own training text (`fitted`), the gradient
+that reaches each layer, and how much of a sample of 2,000 characters is recited.
+"""
+
+import itertools
+import tempfile
+from pathlib import Path
+
+from charlm_utils.batching import StreamBatches
+from charlm_utils.checkpoint import load_checkpoint
+from charlm_utils.corpora import load_corpus
+from charlm_utils.device import pick_device
+from charlm_utils.experiments import full_settings, load_batches, train_run
+from charlm_utils.memory import gradient_by_layer, recitation
+from charlm_utils.models import CharLM
+from charlm_utils.sampling import generate
+from charlm_utils.sweeps import Line, Study
+from charlm_utils.training import evaluate
+from charlm_utils.vocab import CharVocab
+
+SHAKESPEARE = {"corpus": "tinyshakespeare", "lower": False, "train_share": 0.9}
+DEEP = SHAKESPEARE | {"core": "residual-gru"}
+
+
+def deep_run(
+    settings: dict,
+    *,
+    folder: Path | None = None,
+    stop_after: int | None = None,
+    fallback: str | None = None,
+) -> dict:
+    """`train_run`, then what the finished model makes of its own training text."""
+    if stop_after is not None:
+        return train_run(settings, folder=folder, stop_after=stop_after, fallback=fallback)
+    with tempfile.TemporaryDirectory() as spare:
+        folder = folder or Path(spare) / "run"
+        found = train_run(settings, folder=folder, fallback=fallback)
+        if "diverged" in found:
+            return found
+        model, vocab, _ = load_checkpoint(folder)
+    return found | inspect_model(model, vocab, settings, fallback)
+
+
+def inspect_model(
+    model: CharLM, vocab: CharVocab, settings: dict, fallback: str | None = None
+) -> dict:
+    """Loss on the start of the training text, gradient by layer, and recitation."""
+    s, device = full_settings(settings), pick_device()
+    text = load_corpus(s["corpus"], fallback=fallback).text
+    text = text.lower() if s["lower"] else text
+    seen = text[: int(len(text) * s["train_share"] * s["data_share"])]
+    start = StreamBatches(vocab.encode(seen[:60_000]), 32, 256, device=device)
+    _, valid, _ = load_batches(settings, device, fallback)
+    x, y = next(iter(valid))
+    model = model.to(device).eval()
+    sample = generate(model, vocab, "\n", 2_000, temperature=0.8, seed=0)[1:]
+    copied = recitation(sample, seen)
+    gradients = gradient_by_layer(model, x[:, :64], y[:, :64]) if s["core"] != "lstm" else []
+    return {
+        "fitted": evaluate(model, start),
+        "gradients": [float(g) for g in gradients],
+        "longest_copy": copied.longest,
+        "novel": copied.novel,
+    }
+
+
+def depth(lines: list[Line]) -> list[dict]:
+    """1, 2, 4 and 8 layers of 128 units, skips and norm on and off, two learning rates."""
+    common = DEEP | {"hidden_size": 128, "seq_len": 32, "epochs": 2, "warmup_steps": 100}
+    return [
+        common | {"num_layers": layers, "skips": skips, "norm": norm, "lr": lr}
+        for layers, lr, norm, skips in itertools.product(
+            (1, 2, 4, 8), (3e-3, 6e-3), (False, True), (False, True)
+        )
+    ]
+
+
+# source 000 as published: random windows of 40, 16 at a time, Adam, no clipping, no warm-up
+SOURCE = SHAKESPEARE | {"batch_size": 16, "seq_len": 40, "lr": 2e-3, "schedule": "constant"}
+SOURCE |= {"warmup_steps": 0, "betas": [0.9, 0.999], "clip": None}
+
+
+def width(lines: list[Line]) -> list[dict]:
+    """128, 256 and 512 units, three learning rates, with and without clipping, equal steps."""
+    common = SOURCE | {"core": "relu-gru", "epochs": 4, "windows": 600}
+    return [
+        common | {"hidden_size": size, "embedding_dim": size, "lr": lr, "clip": clip}
+        for size, lr, clip in itertools.product((128, 256, 512), (5e-4, 2e-3, 8e-3), (None, 1.0))
+    ]
+
+
+def source_deep(lines: list[Line]) -> list[dict]:
+    """The source's two models and Karpathy's 3 x 512, with the validation never measured."""
+    first = SOURCE | {"core": "relu-gru", "hidden_size": 512, "embedding_dim": 512}
+    second = SOURCE | {"core": "residual-gru", "projected": False, "num_layers": 8}
+    second |= {"hidden_size": 128, "epochs": 4, "windows": 1_500}
+    third = SHAKESPEARE | {"core": "lstm", "hidden_size": 512, "num_layers": 3, "lr": 2e-3}
+    return [
+        first | {"label": "first", "epochs": 6, "windows": 1_000},
+        second | {"label": "residual"},
+        second | {"label": "fifth", "data_share": 0.2},
+        third | {"label": "karpathy", "epochs": 3, "batch_size": 50, "seq_len": 50},
+    ]
+
+
+def data(lines: list[Line]) -> list[dict]:
+    """The whole training text, a half, a fifth, a tenth: equal characters read, four layers."""
+    common = DEEP | {"hidden_size": 128, "num_layers": 4, "seq_len": 32, "lr": 4e-3}
+    return [common | {"data_share": 1 / part, "epochs": 6 * part} for part in (1, 2, 5, 10)]
+
+
+def dropout(lines: list[Line]) -> list[dict]:
+    """Two layers of 256 units with dropout 0 to 0.5 on each layer's answer and at the end."""
+    common = DEEP | {"hidden_size": 256, "num_layers": 2, "seq_len": 32, "epochs": 6}
+    return [common | {"core_dropout": p, "dropout": p} for p in (0.0, 0.1, 0.3, 0.5)]
+
+
+def projections(lines: list[Line]) -> list[dict]:
+    """The first layer projected or plain, a projection behind each layer or none."""
+    common = DEEP | {"hidden_size": 128, "num_layers": 4, "seq_len": 32, "epochs": 4}
+    return [
+        common | {"projected": projected, "projection": projection}
+        for projected, projection in itertools.product((True, False), (True, False))
+    ]
+
+
+STUDIES = {
+    "depth": Study("What do depth, skips and a norm do to a GRU?", 40, depth, deep_run),
+    "width": Study("Why do 128 units beat 512 in source 000?", 30, width, deep_run),
+    "data": Study("How much is recited as the training text shrinks?", 15, data, deep_run),
+    "dropout": Study("How much dropout do two layers want?", 15, dropout, deep_run),
+    "projections": Study("What do projections add?", 10, projections, deep_run),
+    "source_deep": Study("What do source 000's models score?", 40, source_deep, deep_run),
+}
