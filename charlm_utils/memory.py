@@ -50,7 +50,7 @@ def gradient_by_layer(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
         logits, _ = model(x, None)
         loss = F.cross_entropy(logits.flatten(0, 1), y.flatten(), ignore_index=IGNORE)
         gradients = torch.autograd.grad(loss, found)
-    return torch.stack([g.float().pow(2).mean().sqrt() for g in gradients])
+    return torch.stack([g.pow(2).mean().sqrt() for g in gradients])
 
 
 @torch.no_grad()
