@@ -16,6 +16,7 @@ import torch
 
 from charlm_utils import __version__
 from charlm_utils.device import pick_device
+from charlm_utils.experiments import train_run
 from charlm_utils.results import book_folder
 from charlm_utils.sweeps import STUDIES as LADDER
 from charlm_utils.sweeps import Line, Study
@@ -73,7 +74,7 @@ def run_study(name: str, *, work: Path | None = None) -> int:
 
 def rerun(line: Line, epochs: int, *, fallback: str | None = None) -> list[float]:
     """Run the first epochs of a recorded run here and now; returns its validation losses."""
-    run = find(line["command"].split()[-1]).run
+    run = find(line["command"].split()[-1]).run if "command" in line else train_run
     return run(line["settings"], stop_after=epochs, fallback=fallback)["valid"]
 
 

@@ -73,6 +73,8 @@ def identity(lines: list[Line]) -> list[dict]:
     return [kind | {"lr": lr} for lr in (3e-4, 1e-3, 3e-3, 1e-2, 3e-2) for kind in kinds]
 
 
+TENTH = {"label": "tenth", "data_share": 0.1, "epochs": 3}
+
 # source 003 as published: 8 characters a step, Adam at 1e-2, then cosine with warm restarts
 LSTM_SOURCE = {
     "core": "lstm",
@@ -89,24 +91,30 @@ LSTM_SOURCE = {
 
 
 def lstm_source(lines: list[Line]) -> list[dict]:
-    """The source's LSTM in its three phases: 2 epochs, 1+2+4+8, 1+2+4+8+16+32."""
+    """The source's LSTM in its three phases: 2 epochs, 1+2+4+8, 1+2+4+8+16+32.
+
+    `tenth`, of this study and the next, reads a tenth of the text: short enough to be repeated.
+    """
     cold = {"label": "cold", "warmup_steps": 0, "epochs": 1, "schedule": "constant"}
     return [
         LSTM_SOURCE | cold,
         LSTM_SOURCE | {"label": "phase-1", "epochs": 2, "schedule": "constant"},
         LSTM_SOURCE | {"label": "phase-2", "after": "phase-1", "epochs": 15, "schedule": [1, 2, 4]},
         LSTM_SOURCE | {"label": "phase-3", "after": "phase-2", "epochs": 63, "schedule": [1, 2, 6]},
+        LSTM_SOURCE | TENTH | {"schedule": "constant"},
     ]
 
 
 def lstm_long(lines: list[Line]) -> list[dict]:
-    """Our LSTM: many small steps, dropout in four places, cycles of 2 + 4 + 8 + 16 and then 32."""
+    """Our LSTM: many small steps, dropout in four places, cycles of 2 + 4 + 8 + 16, 32 and 16."""
     recipe = {"core": "dropout-lstm", "hidden_size": 512, "num_layers": 2, "epochs": 30}
     recipe |= {"batch_size": 32, "seq_len": 16, "lr": 4e-3, "schedule": [2, 2, 4]}
     recipe |= {"input_dropout": 0.1, "between": 0.4, "recurrent": 0.2, "dropout": 0.5}
     recipe |= {"weight_decay": 0.05}
     longer = {"label": "longer", "after": "dropout", "epochs": 32, "schedule": [32, 1, 1]}
-    return [recipe | {"label": "dropout"}, recipe | longer]
+    last = {"label": "last", "after": "longer", "epochs": 16, "schedule": [16, 1, 1], "lr": 2e-3}
+    tenth = TENTH | {"schedule": [3, 1, 1]}
+    return [recipe | {"label": "dropout"}, recipe | longer, recipe | last, recipe | tenth]
 
 
 def rnn_long(lines: list[Line]) -> list[dict]:

@@ -73,6 +73,43 @@ def test_tuning_never_sees_the_held_out_text():
     assert vocab.decode(first) not in vocab.decode(torch.tensor(characters(tuned_on)[:20]))
 
 
+def test_a_share_of_the_training_part_leaves_the_held_out_text_alone():
+    whole, held_out, _ = load_batches({"batch_size": 2}, CPU)
+    part, same, _ = load_batches({"batch_size": 2, "data_share": 0.1}, CPU)
+    assert part.targets == pytest.approx(whole.targets / 10, abs=2)
+    assert torch.equal(part.grid[0, :20], whole.grid[0, :20])
+    assert torch.equal(same.grid, held_out.grid)
+
+
+def test_random_windows_come_from_the_training_part():
+    settings = {"batch_size": 4, "seq_len": 6, "windows": 5, "seed": 3}
+    windows, _, vocab = load_batches(settings, CPU)
+    streams, _, _ = load_batches({"batch_size": 1}, CPU)
+    text = vocab.decode(streams.grid[0])
+    assert len(windows) == 5
+    for x, y in windows:
+        assert x.shape == y.shape == (4, 6) and torch.equal(x[:, 1:], y[:, :-1])
+        assert all(vocab.decode(row) in text for row in x)
+    first = next(iter(windows))[0]
+    assert not torch.equal(next(iter(load_batches(settings | {"seed": 4}, CPU)[0]))[0], first)
+
+
+def test_a_deep_run_is_inspected():
+    deep = SMALL | {"core": "residual-gru", "num_layers": 3}
+    found = sweeps_deep.deep_run(deep)
+    assert found["valid"] == train_run(deep)["valid"]
+    assert len(found["gradients"]) == 3 and all(g > 0 for g in found["gradients"])
+    assert 0 < found["novel"] <= 1 and 1 <= found["longest_copy"] < 2_000
+    assert found["fitted"] == pytest.approx(found["train"][-1], rel=0.2)
+    assert sweeps_deep.deep_run(deep, stop_after=1)["valid"] == found["valid"][:1]
+
+
+def test_a_deep_run_that_diverges_is_a_result():
+    wild = SMALL | {"core": "relu-gru", "lr": 1e36, "clip": None, "warmup_steps": 0}
+    found = sweeps_deep.deep_run(wild)
+    assert "step" in found["diverged"] and "fitted" not in found
+
+
 @pytest.mark.parametrize("core", ["rnn", "gru", "lstm", "dropout-lstm"])
 def test_models_from_settings(core):
     model = build_model(SMALL | {"core": core, "num_layers": 2, "dropout": 0.3}, 30)
