@@ -13,7 +13,7 @@ from charlm_utils.checkpoint import load_checkpoint, load_weights
 from charlm_utils.corpora import load_corpus
 from charlm_utils.device import pick_device, pick_precision, seed_everything
 from charlm_utils.models import CharLM, DropoutLSTM, Ensemble, count_parameters, make_core
-from charlm_utils.schedules import Cycles, decay_groups
+from charlm_utils.schedules import Cycles, decay_groups, l2_groups
 from charlm_utils.training import TrainingDiverged, evaluate, fit
 from charlm_utils.vocab import CharVocab
 
@@ -49,6 +49,7 @@ DEFAULTS = {
     "warmup_steps": 50,
     "betas": [0.9, 0.99],
     "weight_decay": 0.0,  # of the matrices
+    "l2": 0.0,  # of all weights, in the gradient, in place of weight_decay
     "clip": 1.0,
     "seed": 0,
 }
@@ -127,8 +128,10 @@ def train_run(
         load_weights(model, folder.parent / s["after"])
     cycles = not isinstance(s["schedule"], str)
     schedule = Cycles(*s["schedule"]) if cycles else s["schedule"]
+    decay = s["weight_decay"]
+    groups = l2_groups(model, s["l2"]) if s["l2"] else decay_groups(model, decay)
     options = {name: s[name] for name in ("epochs", "lr", "warmup_steps", "clip", "seed")}
-    options |= {"betas": tuple(s["betas"]), "groups": decay_groups(model, s["weight_decay"])}
+    options |= {"betas": tuple(s["betas"]), "groups": groups}
     options |= {"checkpoint_dir": folder, "resume": folder is not None, "vocab": vocab}
     options |= {"schedule": schedule, "stop_after": stop_after, "progress": progress}
     found = {"parameters": count_parameters(model), "precision": pick_precision(device)}

@@ -90,6 +90,16 @@ def decay_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     ]
 
 
+def l2_groups(model: nn.Module, l2: float) -> list[dict]:
+    """One parameter group for `fit`: decay as older Adams have it, added to the gradient.
+
+    Adam then divides it by the size of the gradients, so that a weight with small gradients
+    is pulled to zero as fast as any other moves; `weight_decay` of AdamW goes round that.
+    """
+    weights = [p for p in model.parameters() if p.requires_grad]
+    return [{"params": weights, "weight_decay": l2, "decoupled_weight_decay": False}]
+
+
 def parameter_groups(model: nn.Module, groups: list[dict] | None, lr: float) -> list[dict]:
     """The groups as an optimizer takes them; each keeps `scale`, its rate relative to `lr`.
 

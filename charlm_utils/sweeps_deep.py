@@ -84,7 +84,7 @@ SOURCE |= {"warmup_steps": 0, "betas": [0.9, 0.999], "clip": None}
 
 def width(lines: list[Line]) -> list[dict]:
     """128, 256 and 512 units, three learning rates, with and without clipping, equal steps."""
-    common = SOURCE | {"core": "relu-gru", "epochs": 4, "windows": 600}
+    common = SOURCE | {"core": "relu-gru", "epochs": 4, "windows": 400}
     return [
         common | {"hidden_size": size, "embedding_dim": size, "lr": lr, "clip": clip}
         for size, lr, clip in itertools.product((128, 256, 512), (5e-4, 2e-3, 8e-3), (None, 1.0))
@@ -95,31 +95,31 @@ def source_deep(lines: list[Line]) -> list[dict]:
     """The source's two models and Karpathy's 3 x 512, with the validation never measured."""
     first = SOURCE | {"core": "relu-gru", "hidden_size": 512, "embedding_dim": 512}
     second = SOURCE | {"core": "residual-gru", "projected": False, "num_layers": 8}
-    second |= {"hidden_size": 128, "epochs": 4, "windows": 1_500}
+    second |= {"hidden_size": 128, "epochs": 3, "windows": 1_500}
     third = SHAKESPEARE | {"core": "lstm", "hidden_size": 512, "num_layers": 3, "lr": 2e-3}
     return [
-        first | {"label": "first", "epochs": 6, "windows": 1_000},
+        first | {"label": "first", "epochs": 4, "windows": 1_000},
         second | {"label": "residual"},
         second | {"label": "fifth", "data_share": 0.2},
-        third | {"label": "karpathy", "epochs": 3, "batch_size": 50, "seq_len": 50},
+        third | {"label": "karpathy", "epochs": 2, "batch_size": 50, "seq_len": 50},
     ]
 
 
 def data(lines: list[Line]) -> list[dict]:
     """The whole training text, a half, a fifth, a tenth: equal characters read, four layers."""
     common = DEEP | {"hidden_size": 128, "num_layers": 4, "seq_len": 32, "lr": 4e-3}
-    return [common | {"data_share": 1 / part, "epochs": 6 * part} for part in (1, 2, 5, 10)]
+    return [common | {"data_share": 1 / part, "epochs": 5 * part} for part in (1, 2, 5, 10)]
 
 
 def dropout(lines: list[Line]) -> list[dict]:
     """Two layers of 256 units with dropout 0 to 0.5 on each layer's answer and at the end."""
-    common = DEEP | {"hidden_size": 256, "num_layers": 2, "seq_len": 32, "epochs": 6}
+    common = DEEP | {"hidden_size": 256, "num_layers": 2, "seq_len": 32, "epochs": 4}
     return [common | {"core_dropout": p, "dropout": p} for p in (0.0, 0.1, 0.3, 0.5)]
 
 
 def projections(lines: list[Line]) -> list[dict]:
     """The first layer projected or plain, a projection behind each layer or none."""
-    common = DEEP | {"hidden_size": 128, "num_layers": 4, "seq_len": 32, "epochs": 4}
+    common = DEEP | {"hidden_size": 128, "num_layers": 4, "seq_len": 32, "epochs": 3}
     return [
         common | {"projected": projected, "projection": projection}
         for projected, projection in itertools.product((True, False), (True, False))

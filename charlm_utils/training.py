@@ -115,7 +115,9 @@ def fit(
     _ = check_schedule(schedule, epochs), autocast("cpu", precision)  # or ValueError
     groups = parameter_groups(model, groups, lr)
     each = tuple(
-        (len(g["params"]), g["scale"], g.get("weight_decay", weight_decay)) for g in groups
+        (len(g["params"]), g["scale"], g.get("weight_decay", weight_decay))
+        + ((True,) if not g.get("decoupled_weight_decay", True) else ())
+        for g in groups
     )
     updates = (lr, warmup_steps, schedule, betas, weight_decay, clip)
     steps, shape = epochs * len(train), tuple(next(iter(train))[0].shape)

@@ -15,11 +15,12 @@ from test_resume import (
     state_of,
     streams,
 )
+from torch import nn
 
 from charlm_utils.batching import StreamBatches
 from charlm_utils.checkpoint import CheckpointError, load_checkpoint
 from charlm_utils.models import Ensemble
-from charlm_utils.schedules import Cycles, decay_groups, learning_rate, parameter_groups
+from charlm_utils.schedules import Cycles, decay_groups, l2_groups, learning_rate, parameter_groups
 from charlm_utils.training import evaluate, fit
 
 pytestmark = pytest.mark.usefixtures("clean")
@@ -224,3 +225,18 @@ def test_groups_hold_each_parameter_once(names, message):
     parts["embedding"] = model.embedding
     with pytest.raises(ValueError, match=message):
         run(model, groups=[{"params": parts[name].parameters()} for name in names])
+
+
+def test_l2_groups_make_adamw_into_adam():
+    ours = nn.Linear(3, 3)
+    theirs = nn.Linear(3, 3)
+    theirs.load_state_dict(ours.state_dict())
+    adamw = torch.optim.AdamW(l2_groups(ours, 0.1), 1e-2, weight_decay=0.5)
+    adam = torch.optim.Adam(theirs.parameters(), 1e-2, weight_decay=0.1)
+    x = torch.randn(4, 3)
+    for model, optimizer in ((ours, adamw), (theirs, adam)):
+        for _ in range(5):
+            optimizer.zero_grad()
+            model(x).pow(2).sum().backward()
+            optimizer.step()
+    assert torch.equal(ours.weight, theirs.weight) and torch.equal(ours.bias, theirs.bias)
