@@ -1,5 +1,174 @@
-"""The recorded studies of appendix A2: perplexities on The Time Machine."""
+"""The recorded studies of appendix A2: perplexities on The Time Machine, letters only."""
 
-from charlm_utils.sweeps import Study
+import itertools
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
 
-STUDIES: dict[str, Study] = {}
+import torch
+from torch import Tensor, nn
+
+from charlm_utils.batching import StreamBatches, split_text
+from charlm_utils.corpora import letters_only, load_corpus
+from charlm_utils.device import pick_device, seed_everything
+from charlm_utils.models import CharLM, count_parameters
+from charlm_utils.sweeps import Line, Study
+from charlm_utils.training import TrainingDiverged, evaluate, fit, train_epoch
+from charlm_utils.vocab import CharVocab
+
+ABROAD = {"worlds": "war_of_the_worlds", "spain": "secret_history_court_of_spain"}
+
+
+class NoisyStreams:
+    """`StreamBatches` in which a share of the inputs are letters drawn from anywhere in the text.
+
+    The targets stay. Drawn anew in each epoch; iterable for `fit`.
+    """
+
+    contiguous = True
+
+    def __init__(self, ids: Tensor, batch_size: int, seq_len: int, share: float, *, device=None):
+        if not 0 <= share < 1:
+            raise ValueError(f"share must be at least 0 and below 1, not {share}")
+        self.batches = StreamBatches(ids, batch_size, seq_len, device=device)
+        self.letters, self.share, self.epoch = ids.cpu(), share, 0
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        draw = torch.Generator().manual_seed(self.epoch)
+        for x, y in self.batches:
+            places = torch.randint(len(self.letters), x.shape, generator=draw)
+            swap = torch.rand(x.shape, generator=draw) < self.share
+            yield torch.where(swap.to(x.device), self.letters[places].to(x.device), x), y
+
+
+def lab_split(cut: str, fallback: str | None = None) -> tuple[Tensor, Tensor, CharVocab]:
+    """Training ids, held-out ids with the letter before them in front, and the vocabulary.
+
+    `cut` is "90/10", "d2l" (10,032 letters, held out [10000:15032], as d2l's windows have it)
+    or "whole" (the whole book; held out is The War of the Worlds [10000:15032]).
+    """
+    text = letters_only(load_corpus("timemachine", fallback=fallback).text)
+    vocab = CharVocab.from_text(text)
+    ids = vocab.encode(text)
+    if cut == "whole":
+        return ids, abroad_ids("worlds", vocab, fallback), vocab
+    if cut == "d2l":
+        return ids[:10_032], ids[9_999:15_032], vocab
+    if cut != "90/10":
+        raise ValueError(f"cut must be 90/10, d2l or whole, not {cut!r}")
+    end = len(split_text(text, (0.9, 0.1))[0])
+    return ids[:end], ids[end - 1 :], vocab
+
+
+def abroad_ids(book: str, vocab: CharVocab, fallback: str | None = None) -> Tensor:
+    """Letters [10000:15032] of another book with the one before them, in this vocabulary."""
+    text = letters_only(load_corpus(ABROAD[book], fallback=fallback).text)
+    return vocab.encode(text[9_999:15_032])
+
+
+def grid_run(
+    settings: dict,
+    *,
+    folder: Path | None = None,
+    stop_after: int | None = None,
+    fallback: str | None = None,
+) -> dict:
+    """One point: one-hot letters, `nn.RNN`, plain SGD at one rate, gradients clipped at 1.
+
+    Contiguous streams with the state carried on, in float32: for such small models faster than
+    bf16. Returns losses in nats per character by epoch; a run whose loss is no longer
+    finite ends there, and `diverged` says so. `folder` is not used: a run takes seconds.
+    """
+    device = pick_device()
+    train, held_out, vocab = lab_split("90/10", fallback)
+    model = one_hot_model(len(vocab), settings["num_hiddens"]).to(device)
+    batches = StreamBatches(train, settings["batch_size"], settings["num_steps"], device=device)
+    valid = StreamBatches(held_out, 32, 256, device=device)
+    weights = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(weights, lr=settings["lr"])
+    found = {"train": [], "valid": [], "seconds": [], "characters": []}
+    began = time.perf_counter()
+    try:
+        for epoch in range(1, (stop_after or settings["epochs"]) + 1):
+            train_loss = train_epoch(model, batches, optimizer)
+            row = (train_loss, evaluate(model, valid), time.perf_counter() - began)
+            if not math.isfinite(row[1]):
+                raise TrainingDiverged(f"the held-out loss is {row[1]}")
+            for name, value in zip(found, (*row, epoch * batches.grid[:, 1:].numel()), strict=True):
+                found[name].append(value)
+    except TrainingDiverged as error:
+        found["diverged"] = f"epoch {epoch}: {error}"
+    return found | {"parameters": count_parameters(model)}
+
+
+def one_hot_model(vocab_size: int, num_hiddens: int, nonlinearity: str = "tanh") -> CharLM:
+    """The source's network: a letter comes as a row of the identity matrix, never trained."""
+    seed_everything(0)
+    core = nn.RNN(vocab_size, num_hiddens, batch_first=True, nonlinearity=nonlinearity)
+    model = CharLM(vocab_size, vocab_size, core)
+    model.embedding = nn.Embedding.from_pretrained(torch.eye(vocab_size))
+    return model
+
+
+def low_run(
+    settings: dict,
+    *,
+    folder: Path | None = None,
+    stop_after: int | None = None,
+    fallback: str | None = None,
+) -> dict:
+    """One tanh layer trained as well as we know how, and what it scores at home and abroad.
+
+    AdamW, cosine schedule, dropout on the output, some letters of the input exchanged. The
+    held-out text of d2l's cut is read as one stream. `folder` is not used.
+    """
+    s, device = settings, pick_device()
+    train, held_out, vocab = lab_split(s["cut"], fallback)
+    seed_everything(0)
+    core = nn.RNN(32, s["hidden_size"], batch_first=True)
+    model = CharLM(len(vocab), 32, core, dropout=s["dropout"]).to(device)
+    batches = NoisyStreams(train, s["batch_size"], 32, s["noise"], device=device)
+    streams = 32 if s["cut"] == "90/10" else 1
+    valid = StreamBatches(held_out, streams, 256, device=device)
+    options = {name: s[name] for name in ("epochs", "lr", "weight_decay")}
+    history = fit(model, batches, valid, stop_after=stop_after, **options)
+    if history.interrupted and stop_after is None:
+        raise KeyboardInterrupt
+    found = {name: getattr(history, name) for name in ("train", "valid", "seconds", "characters")}
+    found["parameters"] = count_parameters(model)
+    for book in ABROAD if stop_after is None else ():
+        ids = abroad_ids(book, vocab, fallback)
+        found[book] = evaluate(model, StreamBatches(ids, 1, 256, device=device))
+    return found
+
+
+def grid(lines: list[Line]) -> list[dict]:
+    """num_hiddens x num_steps x lr, all hundred points of source 001, ten epochs each."""
+    common, sizes = {"batch_size": 16, "epochs": 10}, (8, 16, 32, 64, 128)
+    return [
+        common | {"num_hiddens": hiddens, "num_steps": steps, "lr": lr}
+        for hiddens, steps, lr in itertools.product(sizes, sizes, (0.01, 0.1, 1, 10))
+    ]
+
+
+LOW_POINTS = [
+    {"cut": "d2l", "hidden_size": 256, "batch_size": 16, "epochs": 60, "lr": 4e-3}
+    | {"dropout": 0.6, "noise": 0.08, "weight_decay": 1.0},
+]
+
+
+def low(lines: list[Line]) -> list[dict]:
+    """d2l's 10,032 letters, 90/10, and the whole book (scored abroad only)."""
+    return LOW_POINTS
+
+
+STUDIES = {
+    "perplexity_grid": Study(
+        "Which of a hundred settings suits the source's RNN?", 25, grid, grid_run
+    ),
+    "perplexity_low": Study("How low can one tanh layer go on The Time Machine?", 8, low, low_run),
+}

@@ -130,12 +130,13 @@ def test_mathjax_and_its_fonts_are_in_the_book():
 def test_model_comes_with_the_pages_that_have_a_place_for_it(name):
     source = next(p for end in (".md", ".ipynb") if (p := ROOT / f"{name}{end}").is_file())
     text = without_code("\n\n".join(markdown(source)))
-    widgets = set(re.findall(r'^<div class="charlm-(sampler|neurons)">', text, re.MULTILINE))
+    widgets = set(re.findall(r'^<div class="charlm-(sampler|neurons|tao)">', text, re.MULTILINE))
     found = page(name)
     linked = {url.split("?")[0].split("/charlm/")[1] for url in found.loads if "/charlm/" in url}
     if not widgets:
         assert linked == set()
         return
-    shared = {"sampler.css", "gru.js", "page.js", "gru-nietzsche.js"}
+    models = {"gru-sums.js" if widget == "tao" else "gru-nietzsche.js" for widget in widgets}
+    shared = {"sampler.css", "gru.js", "page.js"} | models
     assert linked == shared | {f"{widget}.js" for widget in widgets}
     assert found.text.count("<noscript><p>This part") >= len(widgets)

@@ -18,9 +18,11 @@ from book_reader import ROOT
 from safetensors.torch import load_file, save_file
 from sphinx.errors import ExtensionError
 
+from charlm_utils import arithmetic
 from charlm_utils.checkpoint import History, load_checkpoint, save_checkpoint
 from charlm_utils.models import CharLM, make_core
 from charlm_utils.sampling import generate, next_char_probs, scaled_probs
+from charlm_utils.steps import train_step
 from charlm_utils.vocab import CharVocab
 
 EXT, JS = ROOT / "book" / "_ext", ROOT / "book" / "sampler"
@@ -131,10 +133,10 @@ def test_the_books_own_model_stays_small():
 # ---- the build --------------------------------------------------------------------------------
 
 PLACE = '<div class="charlm-{}"></div>\n'
-SAMPLER, NEURONS = PLACE.format("sampler"), PLACE.format("neurons")
+SAMPLER, NEURONS, TAO = (PLACE.format(name) for name in ("sampler", "neurons", "tao"))
 
 
-def build_book(folder, pages, model):
+def build_book(folder, pages, model, tao="none"):
     """Build a book of these pages ({name: Markdown}) with Sphinx; the finished process."""
     for name, text in pages.items():
         path = folder / "src" / name
@@ -150,7 +152,7 @@ def build_book(folder, pages, model):
     (folder / "src" / "conf.py").write_text(
         f"import sys\nsys.path.insert(0, {str(EXT)!r})\n"
         "extensions = ['myst_nb', 'charlm_sampler']\nnb_execution_mode = 'off'\n"
-        f"charlm_sampler_model = {str(model)!r}\n"
+        f"charlm_sampler_model = {str(model)!r}\ncharlm_tao_model = {str(tao)!r}\n"
     )
     command = [sys.executable, "-m", "sphinx", "-q", "-b", "html", "src", "out"]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
@@ -625,3 +627,144 @@ def test_a_widget_without_its_weights_says_so(looked):
 
 def test_every_control_has_a_label(written, looked):
     assert written["unnamed"] == looked["unnamed"] == []
+
+
+# ---- Tao --------------------------------------------------------------------------------------
+
+SUMS = CharVocab("\0+-=?0123456789")
+OWN_SUMS = PRETRAINED.parent / "gru-sums"
+
+
+def teach_briefly():
+    """A GRU that has seen a few hundred sums: it answers, mostly wrong, in its own way."""
+    torch.manual_seed(0)
+    model = CharLM(len(SUMS), 12, make_core("gru", 12, 40))
+    questions = [f"{a}+{b}=?" for a in range(10, 20) for b in range(10, 20)]
+    x, y = arithmetic.lesson_batch(questions, SUMS)
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
+    for _ in range(60):
+        train_step(model, x, y, optimizer, None)
+    return model.eval().half()
+
+
+@pytest.fixture(scope="module", params=["taught briefly", "the book's own"])
+def pupil(request, tmp_path_factory):
+    """The folder of a model that answers sums."""
+    if request.param == "the book's own":
+        if not OWN_SUMS.is_dir():
+            pytest.skip("the book's own adder is not there yet")
+        return OWN_SUMS
+    folder = tmp_path_factory.mktemp("pupil") / "gru-sums"
+    save_checkpoint(folder, teach_briefly(), SUMS, History())
+    return folder
+
+
+QUESTIONS = ["58+67", "0+0", "99+99", "7+88", " 007 + 12 =?", "123+4567"]
+
+ASK = """
+const rows = () => Array.from(box.querySelectorAll("tbody tr"), (row) =>
+  Array.from(row.cells, (cell) => cell.textContent));
+const answer = () => find(".charlm-answer").textContent;
+const out = { unnamed: unnamed(), begins: answer(), answers: [], rows: [], said: [] };
+for (const question of questions) {
+  set("sum", question);
+  await press("write");
+  out.answers.push(answer()); out.rows.push(rows()); out.said.push(status());
+}
+const { width, height } = find("canvas");
+out.pixels = Array.from(find("canvas").getContext("2d").getImageData(0, 0, width, height).data);
+out.size = [width, height];
+out.columns = find(".charlm-columns").textContent;
+out.bad = [];
+for (const wrong of ["", "58+", "5*6", "1+2+3", "alert(1)", "1234567890+1"]) {
+  set("sum", wrong);
+  await press("write");
+  out.bad.push([status(), answer()]);
+}
+await press("draw");
+out.drawn = [field("sum").value, answer()];
+return out;
+"""
+
+
+@pytest.fixture(scope="module")
+def asked(pupil, tmp_path_factory):
+    if BROWSER is None:
+        pytest.skip("no chromium, chromium-browser or google-chrome on this machine")
+    place = tmp_path_factory.mktemp("tao")
+    script = HANDS + f"const questions = {js(QUESTIONS)};" + ASK
+    return in_browser(place, pupil, script, body=TAO, widgets=["tao.js"])
+
+
+def test_tao_says_on_the_page_what_it_says_in_pytorch(asked, pupil):
+    model, vocab, _ = load_checkpoint(pupil)
+    for question, shown in zip(QUESTIONS, asked["answers"], strict=True):
+        a, b = (str(int(number)) for number in question.strip(" =?").split("+"))
+        (wanted,) = arithmetic.ask(model.float(), vocab, [f"{a}+{b}=?"])
+        assert shown == f"{a} + {b} = {wanted or '(silence)'}"
+    assert asked["begins"] == asked["answers"][0] and asked["unnamed"] == []
+
+
+def test_tao_knows_whether_it_was_right(asked):
+    for shown, said in zip(asked["answers"], asked["said"], strict=True):
+        a, b, answer = re.match(r"(\d+) \+ (\d+) = (.*)", shown).groups()
+        right = answer == str(int(a) + int(b))
+        assert said.startswith("Right." if right else f"Wrong: it is {int(a) + int(b)}.")
+        assert ("never taught" in said) == (max(int(a), int(b)) > 99)
+
+
+@torch.no_grad()
+def test_tao_shows_probabilities_and_states(asked, pupil):
+    model, vocab, _ = load_checkpoint(pupil)
+    model = in_float64(model)
+    for question, rows in zip(QUESTIONS[:4], asked["rows"], strict=False):
+        said = "".join("\0" if row[1] == "end" else row[1] for row in rows)
+        logits, _ = model(vocab.encode(f"{question}=?{said[:-1]}")[None])
+        probs = logits[0, -len(said) :].softmax(dim=1)
+        for row, character, p in zip(rows, said, probs, strict=True):
+            assert row[2] == f"{100 * p[vocab.stoi[character]]:.1f} %"
+            assert p.argmax() == vocab.stoi[character]
+        assert [row[0] for row in rows][: len(rows) - 1] == PLACES[: len(rows) - 1]
+    read = asked["columns"]
+    assert asked["size"] == [len(read), model.core.hidden_size]
+    hidden = model.core(model.embedding(vocab.encode(read)[None]))[0][0]  # (T, H)
+    rgba = torch.tensor(asked["pixels"]).view(model.core.hidden_size, len(read), 4)
+    lively = hidden.T.abs() > 0.2
+    blue = (rgba[..., 2] > rgba[..., 0])[lively]
+    assert lively.sum() > 50 and torch.equal(blue, (hidden.T > 0)[lively])
+
+
+PLACES = ["units", "tens", "hundreds", "thousands", *(f"10^{i}" for i in range(4, 12))]
+
+
+def test_tao_refuses_what_is_no_sum_and_keeps_the_last_answer(asked):
+    messages, shown = zip(*asked["bad"], strict=True)
+    assert all("is no sum" in message for message in messages[:-1])
+    assert messages[-1] == "Nine digits a number are the most."
+    assert set(shown) == {asked["answers"][-1]}
+    a, b = asked["drawn"][0].split("+")
+    assert asked["drawn"][1].startswith(f"{a} + {b} = ")
+
+
+def test_tao_comes_with_its_own_weights_only(pupil, folder, tmp_path):
+    pages = {"index.md": f"# Ask\n\n{TAO}", "both.md": f"# Both\n\n{TAO}\n{SAMPLER}"}
+    run = build_book(tmp_path, pages, folder, pupil)
+    assert run.returncode == 0 and run.stderr == ""
+    out = tmp_path / "out"
+    assert links(out / "index.html") == [
+        "sampler.css",
+        "gru.js",
+        "page.js",
+        "gru-sums.js",
+        "tao.js",
+    ]
+    both = links(out / "both.html")
+    assert {"gru-sums.js", "gru-nietzsche.js", "sampler.js", "tao.js"} <= set(both)
+
+
+@pytest.mark.skipif(not OWN_SUMS.is_dir(), reason="the book's own adder is not there yet")
+def test_the_books_own_tao_adds():
+    model, vocab, _ = load_checkpoint(OWN_SUMS)
+    questions = [f"{a}+{b}=?" for a in range(100) for b in range(100)]
+    answers = arithmetic.ask(model.float(), vocab, questions)
+    assert arithmetic.exact_match(answers, questions) > 0.995

@@ -1,8 +1,8 @@
-"""Sphinx extension of this book: the sampler and the neuron browser, where a page asks for them.
+"""Sphinx extension of this book: sampler, neuron browser and Tao, where a page asks for them.
 
-A page asks with `<div class="charlm-sampler"></div>` or `<div class="charlm-neurons"></div>`,
-raw HTML in Markdown. Only such a page is linked to the scripts of book/sampler and to the
-weights, which are written as a script too: a page read from file:// may not fetch anything.
+A page asks with `<div class="charlm-sampler"></div>`, `charlm-neurons` or `charlm-tao`, raw HTML
+in Markdown. Only such a page is linked to the scripts of book/sampler and to the weights, which
+are written as a script too: a page read from file:// may not fetch anything.
 """
 
 import base64
@@ -16,11 +16,14 @@ from docutils import nodes
 from safetensors import SafetensorError, safe_open
 from sphinx.errors import ExtensionError
 
-SCRIPTS = {"charlm-sampler": "sampler.js", "charlm-neurons": "neurons.js"}
+SCRIPTS = {"charlm-sampler": "sampler.js", "charlm-neurons": "neurons.js", "charlm-tao": "tao.js"}
+# the value in conf.py that names the model's folder
+MODELS = {"charlm-sampler": "charlm_sampler_model", "charlm-neurons": "charlm_sampler_model"}
+MODELS |= {"charlm-tao": "charlm_tao_model"}
 SHARED = ("gru.js", "page.js")  # before the others: the model, and what the widgets share
 STYLE = "sampler.css"
 TARGET = "charlm"  # a folder of the output's _static
-PLACE = re.compile(r'(<div class="(charlm-(?:sampler|neurons))"[^>]*>)\s*</div>')
+PLACE = re.compile(r'(<div class="(charlm-(?:sampler|neurons|tao))"[^>]*>)\s*</div>')
 NO_SCRIPT = "<noscript><p>This part of the page needs JavaScript; the text does not.</p></noscript>"
 
 
@@ -80,21 +83,26 @@ def find_places(app, doctree):
         app.env.metadata[app.env.docname]["charlm_widgets"] = sorted(found)
 
 
-def model_folder(app):
-    return Path(app.srcdir) / app.config.charlm_sampler_model
+def model_folders(app, widgets):
+    """The folders of the models that these widgets run, each once."""
+    names = dict.fromkeys(MODELS[widget] for widget in widgets)
+    return [Path(app.srcdir) / app.config[name] for name in names]
 
 
 def write_files(app, env):
     """Weights, scripts and styles into the output, if any page has a place for them."""
-    pages = [name for name in sorted(env.found_docs) if env.metadata[name].get("charlm_widgets")]
+    pages = {name: env.metadata[name].get("charlm_widgets", []) for name in sorted(env.found_docs)}
+    pages = {name: widgets for name, widgets in pages.items() if widgets}
     if app.builder.format != "html" or not pages:
         return
-    folder = model_folder(app)
-    if not folder.is_dir():
-        raise ExtensionError(f"{pages[0]} has a place for the model, but there is no {folder}")
     target = Path(app.outdir) / "_static" / TARGET
     target.mkdir(parents=True, exist_ok=True)
-    (target / f"{folder.name}.js").write_text(model_script(folder), encoding="ascii", newline="\n")
+    for page, widgets in pages.items():
+        for folder in model_folders(app, widgets):
+            if not folder.is_dir():
+                raise ExtensionError(f"{page} has a place for the model, but there is no {folder}")
+            script = target / f"{folder.name}.js"
+            script.write_text(model_script(folder), encoding="ascii", newline="\n")
     for name in (*SHARED, *SCRIPTS.values(), STYLE):
         shutil.copyfile(Path(__file__).parents[1] / "sampler" / name, target / name)
 
@@ -104,14 +112,15 @@ def link_files(app, _page, _template, context, _doctree):
     widgets = (context.get("meta") or {}).get("charlm_widgets", [])
     if not widgets:
         return
-    scripts = (*SHARED, f"{model_folder(app).name}.js", *(SCRIPTS[name] for name in widgets))
+    weights = [f"{folder.name}.js" for folder in model_folders(app, widgets)]
     app.add_css_file(f"{TARGET}/{STYLE}")
-    for script in scripts:
+    for script in (*SHARED, *weights, *(SCRIPTS[name] for name in widgets)):
         app.add_js_file(f"{TARGET}/{script}", loading_method="defer")
 
 
 def setup(app):
     app.add_config_value("charlm_sampler_model", "charlm_utils/pretrained/gru-nietzsche", "env")
+    app.add_config_value("charlm_tao_model", "charlm_utils/pretrained/gru-sums", "env")
     app.connect("doctree-read", find_places)
     app.connect("env-updated", write_files)
     app.connect("html-page-context", link_files)

@@ -1,4 +1,4 @@
-/* What the sampler and the neuron browser share: finding their places on the page, characters
+/* What the sampler, the neuron browser and Tao share: finding their places on the page, characters
    that can be seen, colours for numbers from -1 to 1. Needs gru.js. */
 
 Object.assign(window.charlm, (() => {
@@ -7,8 +7,8 @@ Object.assign(window.charlm, (() => {
   const models = new Map();
 
   /** The model that a place on the page asks for; it is unpacked once. */
-  function modelFor(box) {
-    const name = box.dataset.model ?? "gru-nietzsche";
+  function modelFor(box, usual) {
+    const name = box.dataset.model ?? usual;
     const saved = (window.charlmModels ?? {})[name];
     if (!saved) throw new Error(`The weights of ${name} did not come with this page.`);
     if (!models.has(name)) models.set(name, window.charlm.readModel(saved));
@@ -16,10 +16,10 @@ Object.assign(window.charlm, (() => {
   }
 
   /** Runs `build(box, model)` on every place of this class; says so where it can't. */
-  function fill(className, build) {
+  function fill(className, build, usual = "gru-nietzsche") {
     for (const box of document.getElementsByClassName(className)) {
       try {
-        build(box, modelFor(box));
+        build(box, modelFor(box, usual));
       } catch (error) {
         box.textContent = `This part of the page did not start: ${error.message}`;
         throw error;
