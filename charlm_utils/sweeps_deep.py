@@ -126,6 +126,13 @@ def projections(lines: list[Line]) -> list[dict]:
     ]
 
 
+def residual_long(lines: list[Line]) -> list[dict]:
+    """The recipe of the chapter, wider and for longer: four layers of 384 units."""
+    recipe = DEEP | {"label": "long", "num_layers": 4, "hidden_size": 384, "norm": True}
+    recipe |= {"core_dropout": 0.3, "dropout": 0.3, "seq_len": 32, "batch_size": 64}
+    return [recipe | {"epochs": 14, "lr": 3e-3, "warmup_steps": 300, "weight_decay": 0.05}]
+
+
 STUDIES = {
     "depth": Study("What do depth, skips and a norm do to a GRU?", 40, depth, deep_run),
     "width": Study("Why do 128 units beat 512 in source 000?", 30, width, deep_run),
@@ -133,4 +140,5 @@ STUDIES = {
     "dropout": Study("How much dropout do two layers want?", 15, dropout, deep_run),
     "projections": Study("What do projections add?", 10, projections, deep_run),
     "source_deep": Study("What do source 000's models score?", 40, source_deep, deep_run),
+    "residual_long": Study("What does a residual stack reach?", 40, residual_long, deep_run),
 }
