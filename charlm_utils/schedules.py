@@ -117,6 +117,12 @@ def parameter_groups(model: nn.Module, groups: list[dict] | None, lr: float) -> 
     return [group | {"scale": group.get("lr", lr) / lr} for group in groups]
 
 
+def describe_group(group: dict, weight_decay: float) -> tuple:
+    """How many weights, rate relative to `lr`, decay and, if it is in the gradient, a word."""
+    kind = () if group.get("decoupled_weight_decay", True) else ("l2",)
+    return (len(group["params"]), group["scale"], group.get("weight_decay", weight_decay), *kind)
+
+
 @dataclass(frozen=True)
 class Plan:
     """The settings of one call of `fit`. A run that was stopped goes on only under the same."""

@@ -1,5 +1,184 @@
 """The recorded studies of chapter 9: models that learn to add."""
 
-from charlm_utils.sweeps import Study
+import time
+from pathlib import Path
 
-STUDIES: dict[str, Study] = {}
+import torch
+from torch import Tensor, nn
+
+from charlm_utils.arithmetic import (
+    SYMBOLS,
+    Form,
+    Lessons,
+    Tutor,
+    VanillaRNN,
+    ask,
+    both_orders,
+    carries,
+    exact_match,
+    make_batch,
+    split_pairs,
+)
+from charlm_utils.device import pick_device, pick_precision, seed_everything
+from charlm_utils.models import CharLM, count_parameters, make_core
+from charlm_utils.resume import Position
+from charlm_utils.schedules import decay_groups, learning_rate
+from charlm_utils.steps import mean_loss
+from charlm_utils.sweeps import Line, Study
+from charlm_utils.training import train_epoch
+from charlm_utils.vocab import CharVocab
+
+DEFAULTS = {
+    "cell": "gru",  # or linear, tanh: source 004's network
+    "hidden_size": 256,
+    "embedding_dim": 32,
+    "limit": 100,  # numbers below this
+    "held_out": 0.1,  # of the unordered pairs; 0: examined on what was taught
+    "exam": 2_000,  # questions at most
+    "reverse": True,
+    "width": 0,
+    "start": "zero",  # the state before a question: zero, random or carried
+    "rounds": 10,
+    "steps": 200,
+    "batch_size": 256,
+    "lr": 3e-3,
+    "weight_decay": 0.1,
+    "seed": 0,
+}
+
+
+class StartsFrom(nn.Module):
+    """A model that begins from a random state, or from the one another question left behind."""
+
+    def __init__(self, model: VanillaRNN, start: str, lessons: Lessons):
+        super().__init__()
+        self.model, self.start, self.lessons = model, start, lessons
+        self.hidden_size = model.hidden_size
+
+    def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        if state is None and self.start == "random":
+            state = torch.randn(len(x), self.hidden_size).to(x.device)
+        if state is None and self.start == "carried" and not self.training:
+            before, _ = make_batch(
+                self.lessons.tutor.ask(len(x)), self.lessons.vocab, self.lessons.form
+            )
+            _, state = self.model(before.to(x.device))
+        return self.model(x, state)
+
+
+def teach(
+    model: nn.Module,
+    lessons: Lessons,
+    exam: list[str],
+    *,
+    rounds: int,
+    lr: float,
+    weight_decay: float = 0.0,
+    stop_after: int | None = None,
+) -> dict[str, list[float]]:
+    """Train with AdamW on `rounds` times `lessons`, and examine after each round.
+
+    Returns by round the losses `train` and `valid` (nats per character of the answer), the
+    share of `exact` answers, `characters` read and `seconds`.
+    """
+    optimizer = torch.optim.AdamW(decay_groups(model, weight_decay), lr, (0.9, 0.99))
+    total, small = rounds * len(lessons), lessons.batch_size < 64  # bf16 pays for big products
+    precision = "float32" if small else pick_precision(next(model.parameters()).device)
+    x, y = (part.to(lessons.device) for part in make_batch(exam, lessons.vocab, lessons.form))
+    found = {name: [] for name in ("train", "valid", "exact", "characters", "seconds")}
+    at, began = Position(), time.perf_counter()
+    for _ in range(rounds if stop_after is None else stop_after):
+        at.batch, at.loss_sum, at.targets = 0, 0.0, 0
+        options = {"precision": precision, "rate": lambda s: learning_rate(s, total, lr), "at": at}
+        found["train"].append(train_epoch(model, lessons, optimizer, **options))
+        model.eval()
+        with torch.no_grad():
+            found["valid"].append(mean_loss(model(x)[0], y).item())
+        found["exact"].append(exact_match(ask(model, lessons.vocab, exam, lessons.form), exam))
+        found["characters"].append(at.characters)
+        found["seconds"].append(time.perf_counter() - began)
+    return found
+
+
+def sums_run(
+    settings: dict,
+    *,
+    folder: Path | None = None,
+    stop_after: int | None = None,
+    fallback: str | None = None,
+) -> dict:
+    """Teach one model; beside the curves, how it answers by carries, and from a zero state."""
+    if unknown := settings.keys() - DEFAULTS.keys():
+        raise ValueError(f"unknown settings: {', '.join(sorted(unknown))}")
+    s, device = DEFAULTS | settings, pick_device()
+    seed_everything(s["seed"])
+    vocab = CharVocab(SYMBOLS)
+    taught, held = split_pairs(s["limit"], s["held_out"], seed=s["seed"])
+    exam = both_orders(held if len(held) else taught)
+    exam = exam[:: -(-len(exam) // s["exam"])]
+    form, tutor = Form(s["reverse"], s["width"]), Tutor(taught, seed=s["seed"])
+    lessons = Lessons(tutor, vocab, s["batch_size"], s["steps"], form)
+    lessons.contiguous, lessons.device = s["start"] == "carried", device
+    inner = build_learner(s, len(vocab)).to(device)
+    model = inner if s["start"] == "zero" else StartsFrom(inner, s["start"], lessons)
+    recipe = {name: s[name] for name in ("rounds", "lr", "weight_decay")}
+    found = teach(model, lessons, exam, **recipe, stop_after=stop_after)
+    found["parameters"] = count_parameters(model)
+    found["from_zero"] = exact_match(ask(inner, vocab, exam, form), exam)
+    return found | {"by_carries": _by_carries(ask(model, vocab, exam, form), exam)}
+
+
+def build_learner(settings: dict, vocab_size: int) -> nn.Module:
+    """The model that these settings name."""
+    s = DEFAULTS | settings
+    if s["cell"] in ("linear", "tanh"):
+        linear = s["cell"] == "linear"
+        return VanillaRNN(vocab_size, s["hidden_size"], vocab_size, linear=linear)
+    core = make_core(s["cell"], s["embedding_dim"], s["hidden_size"])
+    return CharLM(vocab_size, s["embedding_dim"], core)
+
+
+def _by_carries(answers: list[str], exam: list[str]) -> list[float | None]:
+    """The share of exact answers to questions with 0, 1, 2 … carries."""
+    groups = {}
+    for answer, question in zip(answers, exam, strict=True):
+        groups.setdefault(carries(question), []).append((answer, question))
+    most = max(groups)
+    return [
+        exact_match(*zip(*groups[n], strict=True)) if n in groups else None for n in range(most + 1)
+    ]
+
+
+def sums_share(lines: list[Line]) -> list[dict]:
+    """A twentieth to eight tenths of the pairs are taught, the rest is asked; 2,000 updates."""
+    return [{"held_out": held} for held in (0.2, 0.6, 0.8, 0.9, 0.95)]
+
+
+def sums_order(lines: list[Line]) -> list[dict]:
+    """The answer's digits reversed or as written, three seeds."""
+    return [{"seed": seed, "reverse": reverse} for seed in range(3) for reverse in (True, False)]
+
+
+def sums_start(lines: list[Line]) -> list[dict]:
+    """Source 004's question: a start from zero, from noise, or from where the last one ended."""
+    common = {"limit": 10, "held_out": 0.0, "width": 2, "reverse": False, "hidden_size": 64}
+    common |= {"batch_size": 32, "rounds": 5, "steps": 400, "lr": 1e-2, "weight_decay": 0.0}
+    return [
+        common | {"cell": cell, "start": start, "seed": seed}
+        for cell in ("linear", "tanh")
+        for seed in range(5)
+        for start in ("zero", "random", "carried")
+    ]
+
+
+def sums_three(lines: list[Line]) -> list[dict]:
+    """Numbers of up to three digits, one in fifty pairs held out; 8,000 updates."""
+    return [{"limit": 1_000, "held_out": 0.02, "rounds": 40}]
+
+
+STUDIES: dict[str, Study] = {
+    "sums_share": Study("How few pairs teach addition?", 5, sums_share, sums_run),
+    "sums_order": Study("Units first, or last?", 6, sums_order, sums_run),
+    "sums_start": Study("From what state should a question start?", 3, sums_start, sums_run),
+    "sums_three": Study("How well does a GRU add three digits?", 6, sums_three, sums_run),
+}

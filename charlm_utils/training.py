@@ -15,7 +15,14 @@ from charlm_utils.batching import IGNORE
 from charlm_utils.checkpoint import CheckpointError, History, has_checkpoint, save_checkpoint
 from charlm_utils.device import autocast, pick_precision
 from charlm_utils.resume import Position, load_run, save_run, stop_signals
-from charlm_utils.schedules import Cycles, Plan, Schedule, check_schedule, parameter_groups
+from charlm_utils.schedules import (
+    Cycles,
+    Plan,
+    Schedule,
+    check_schedule,
+    describe_group,
+    parameter_groups,
+)
 from charlm_utils.steps import TrainingDiverged, detach_state, mean_loss, train_step
 from charlm_utils.vocab import CharVocab
 
@@ -114,11 +121,7 @@ def fit(
     precision = precision or pick_precision(next(model.parameters()).device)
     _ = check_schedule(schedule, epochs), autocast("cpu", precision)  # or ValueError
     groups = parameter_groups(model, groups, lr)
-    each = tuple(
-        (len(g["params"]), g["scale"], g.get("weight_decay", weight_decay))
-        + ((True,) if not g.get("decoupled_weight_decay", True) else ())
-        for g in groups
-    )
+    each = tuple(describe_group(group, weight_decay) for group in groups)
     updates = (lr, warmup_steps, schedule, betas, weight_decay, clip)
     steps, shape = epochs * len(train), tuple(next(iter(train))[0].shape)
     plan = Plan(steps, shape, *updates, carry_state, precision, seed, each)
