@@ -29,7 +29,7 @@ from charlm_utils.batching import IGNORE
 from charlm_utils.checkpoint import CheckpointError
 from charlm_utils.models import CharLM
 from charlm_utils.steps import mean_loss
-from charlm_utils.sweeps_sums import StartsFrom, sums_run, teach
+from charlm_utils.sweeps_sums import StartsFrom, exact_by_carries, sums_run, teach
 from charlm_utils.vocab import CharVocab
 
 VOCAB = CharVocab(SYMBOLS)
@@ -284,7 +284,7 @@ def test_a_run_and_its_first_round(cell):
     found = sums_run(TINY | {"cell": cell, "width": 2})
     assert len(found["valid"]) == len(found["train"]) == len(found["seconds"]) == 3
     assert found["valid"][-1] < found["valid"][0]
-    assert found["from_zero"] == found["exact"][-1] == pytest.approx(found["by_carries"][0])
+    assert found["from_zero"] == found["exact"][-1] == pytest.approx(found["carries"][-1][0])
     assert sums_run(TINY | {"cell": cell, "width": 2}, stop_after=1)["valid"] == found["valid"][:1]
 
 
@@ -299,6 +299,12 @@ def test_other_starts(start):
     wrapped = StartsFrom(model, start, lessons).eval()
     assert not torch.equal(wrapped(x)[0], model(x)[0])
     assert torch.equal(wrapped(x, torch.ones(1, 6))[0], model(x, torch.ones(1, 6))[0])
+
+
+def test_exact_by_carries():
+    exam = ["1+2=?", "2+2=?", "5+5=?", "99+1=?"]
+    assert exact_by_carries(["3", "5", "10", "10"], exam) == [0.5, 1.0, 0.0]
+    assert exact_by_carries(["3", "100"], ["1+2=?", "99+1=?"]) == [1.0, None, 1.0]
 
 
 def test_unknown_settings_are_refused():
