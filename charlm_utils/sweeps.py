@@ -93,7 +93,7 @@ def lstm_source(lines: list[Line]) -> list[dict]:
     """The source's LSTM: 2 epochs, cycles of 1+2+4+8, then of 1+2+4+8+16 and 32.
 
     Twice, since it says "weight decay": as AdamW means it today, which stops after 17 epochs,
-    and as Adam meant it then (`l2`). `tenth`, of this study and the next, reads a tenth of
+    and as Adam meant it then (`l2`; `l2-short` is the beginning of `l2-2`). `tenth`, of this study and the next, reads a tenth of
     the text: short enough to be repeated.
     """
     cold = {"label": "cold", "warmup_steps": 0, "epochs": 1, "schedule": "constant"}
@@ -105,6 +105,7 @@ def lstm_source(lines: list[Line]) -> list[dict]:
         adamw | longer | {"label": "phase-2", "after": "phase-1"},
         adam | TENTH | {"schedule": "constant"},
         adam | two | {"label": "l2-1"},
+        adam | {"label": "l2-short", "after": "l2-1", "epochs": 3, "schedule": [1, 2, 2]},
         adam | longer | {"label": "l2-2", "after": "l2-1"},
         adam | {"label": "l2-3", "after": "l2-2", "epochs": 31, "schedule": [1, 2, 5]},
         adam | {"label": "l2-4", "after": "l2-3", "epochs": 32, "schedule": [32, 1, 1]},
