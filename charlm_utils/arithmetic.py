@@ -72,7 +72,7 @@ class Tutor:
 
 
 class Form(NamedTuple):
-    """How an answer is said: with NULs in front up to `width`, then `reverse`d (units first)."""
+    """How an answer is said: with NULs in front up to `width`; turned round if `reverse`."""
 
     reverse: bool = True
     width: int = 0
@@ -237,14 +237,6 @@ class Tao:
         probs = scaled_probs(self.output, temperature)  # (T, V)
         return self.char2vec.vec2str(torch.multinomial(probs, 1, generator=generator)[:, 0])
 
-    @torch.no_grad()
-    def answer(self, question: str, length: int, temperature: float = 0.5, seed: int = 0) -> str:
-        generator = torch.Generator().manual_seed(seed)
-        said = self.init_hidden().read(question).text(temperature, generator)[-1]
-        while len(said) < length:
-            said += self.read(said[-1]).text(temperature, generator)
-        return said
-
     def save(self, folder: str | Path) -> None:
         weights = self.model.state_dict().items()
         tensors = {name: checkpoint.portable(weight) for name, weight in weights}
@@ -256,3 +248,13 @@ class Tao:
         checkpoint.load_weights(self.model, folder)
         self.losses = checkpoint.read_json(Path(folder) / "history.json")["losses"]
         return self.init_hidden()
+
+
+@torch.no_grad()
+def predict_next(tao: Tao, question: str, length: int, temperature: float, seed: int = 0) -> str:
+    """What a Tao says after a question, each character drawn at `temperature` and fed back."""
+    generator = torch.Generator().manual_seed(seed)
+    said = tao.init_hidden().read(question).text(temperature, generator)[-1]
+    while len(said) < length:
+        said += tao.read(said[-1]).text(temperature, generator)
+    return said

@@ -93,8 +93,8 @@ def lstm_source(lines: list[Line]) -> list[dict]:
     """The source's LSTM: 2 epochs, cycles of 1+2+4+8, then of 1+2+4+8+16 and 32.
 
     Twice, since it says "weight decay": as AdamW means it today, which stops after 17 epochs,
-    and as Adam meant it then (`l2`; `l2-short` is the beginning of `l2-2`). `tenth`, of this study and the next, reads a tenth of
-    the text: short enough to be repeated.
+    and as Adam meant it then (`l2`; `l2-short` is the beginning of `l2-2`). `tenth`, of this
+    study and the next, reads a tenth of the text: short enough to be repeated.
     """
     cold = {"label": "cold", "warmup_steps": 0, "epochs": 1, "schedule": "constant"}
     two, longer = {"epochs": 2, "schedule": "constant"}, {"epochs": 15, "schedule": [1, 2, 4]}

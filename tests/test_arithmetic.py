@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from book_reader import ROOT
 from torch import nn
 
 from charlm_utils import sweeps_sums
@@ -22,11 +23,12 @@ from charlm_utils.arithmetic import (
     exact_match,
     lesson,
     make_batch,
+    predict_next,
     sensei,
     split_pairs,
 )
 from charlm_utils.batching import IGNORE
-from charlm_utils.checkpoint import CheckpointError
+from charlm_utils.checkpoint import CheckpointError, load_checkpoint
 from charlm_utils.models import CharLM
 from charlm_utils.steps import mean_loss
 from charlm_utils.sweeps_sums import StartsFrom, exact_by_carries, sums_run, teach
@@ -231,7 +233,11 @@ def test_a_tao_learns_saves_and_loads(tmp_path):
     assert second.losses == first.losses
     for question in ("1+2=?", "1+1=?", "4+5=?"):
         said = sensei(question) + NUL
-        assert first.answer(question, 2, 0.05) == second.answer(question, 2, 0.05) == said
+        assert (
+            predict_next(first, question, 2, 0.05)
+            == predict_next(second, question, 2, 0.05)
+            == said
+        )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["history.json", "model.safetensors"]
     with pytest.raises(CheckpointError, match="ho.weight has shape"):
         Tao(VanillaRNN(15, 31, 15), Char2Vec(SYMBOLS)).load(tmp_path)
@@ -239,8 +245,8 @@ def test_a_tao_learns_saves_and_loads(tmp_path):
 
 def test_temperature_counts_from_the_first_character():
     listener = tao()
-    hot = {listener.answer("1+2=?", 1, 100.0, seed=s) for s in range(60)}
-    cold = {listener.answer("1+2=?", 1, 1e-3, seed=s) for s in range(60)}
+    hot = {predict_next(listener, "1+2=?", 1, 100.0, seed=s) for s in range(60)}
+    cold = {predict_next(listener, "1+2=?", 1, 1e-3, seed=s) for s in range(60)}
     assert len(hot) > 8 and len(cold) == 1
 
 
@@ -260,6 +266,15 @@ def test_char2vec_there_and_back():
     assert char2vec.vec2str(rows.argmax(dim=1)) == "1+2=?\0"
     with pytest.raises(ValueError, match="'x'"):
         char2vec.char_code("1x2")
+
+
+def test_the_adder_of_the_package():
+    model, vocab, history = load_checkpoint("gru-sums")
+    assert vocab.itos == list(SYMBOLS) and len(history.valid) == 10
+    exam = both_orders(split_pairs(100, 0.2)[1])
+    assert exact_match(ask(model, vocab, exam), exam) >= 0.999
+    folder = ROOT / "charlm_utils" / "pretrained" / "gru-sums"
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= 600_000
 
 
 # ---- teaching and the studies -----------------------------------------------------------------

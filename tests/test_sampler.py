@@ -640,7 +640,7 @@ def teach_briefly():
     torch.manual_seed(0)
     model = CharLM(len(SUMS), 12, make_core("gru", 12, 40))
     questions = [f"{a}+{b}=?" for a in range(10, 20) for b in range(10, 20)]
-    x, y = arithmetic.lesson_batch(questions, SUMS)
+    x, y = arithmetic.make_batch(questions, SUMS)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
     for _ in range(60):
         train_step(model, x, y, optimizer, None)

@@ -123,6 +123,65 @@ ROWS = (
         None,
         "A1.nietzsche_lower.best",
     ),
+    Row(
+        "08_residual_gru",
+        "residual GRU, live",
+        "08.residual.valid",
+        None,
+        "A1.tinyshakespeare.best",
+        ("nanogpt.cpu.valid",),
+    ),
+    Row(
+        "08_residual_gru",
+        "residual GRU 8 × 256, recorded, 12 epochs",
+        "08.study.residual_long",
+        None,
+        "A1.tinyshakespeare.best",
+        ("nanogpt.gpu.valid",),
+    ),
+)
+
+
+class Measure(NamedTuple):
+    """A headline number that is no loss: its key, what a table gets, what is published."""
+
+    chapter: str
+    label: str
+    key: str
+    unit: str  # "%" for a share, "" for a perplexity
+    table: str | None = None
+    published: tuple[str, ...] = ()
+
+
+MEASURES = (
+    Measure("09", "sums to 2 digits, pairs never taught: exact answers", "09.gru.exact", "%"),
+    Measure("09", "sums to 3 digits, recorded: exact answers", "09.study.three", "%"),
+    Measure(
+        "A2",
+        "*The Time Machine*, 10,032 letters: perplexity",
+        "A2.home.rnn",
+        "",
+        "A2.home.table",
+        ("d2l.embedding.valid",),
+    ),
+    Measure(
+        "A2",
+        "the same network on *The War of the Worlds*",
+        "A2.worlds.rnn",
+        "",
+        "A2.worlds.table",
+        ("d2l.war",),
+    ),
+    Measure(
+        "A2",
+        "… and on *The Court of Spain*",
+        "A2.spain.rnn",
+        "",
+        "A2.spain.table",
+        ("d2l.spain",),
+    ),
+    Measure("A2", "plain RNN, 10,032 letters, recorded", "A2.study.low.d2l", "", "A2.table.d2l"),
+    Measure("A2", "plain RNN, 90 % of the book, recorded", "A2.study.low.90", "", "A2.table.90"),
 )
 
 
@@ -185,6 +244,27 @@ def readme_table(results, published):
     return table(header, rows) if rows else "No chapter has recorded a number yet."
 
 
+def measures_table(results, published):
+    """Headline numbers that are no losses: exact answers in percent, perplexities."""
+    header = ["Chapter", "What", "This book:", "Count table:", "Published:"]
+
+    def shown(value, unit):
+        return f"{100 * value:.1f} %" if unit else f"{value:.2f}"
+
+    rows = [
+        [
+            m.chapter,
+            m.label,
+            shown(results[m.key], m.unit),
+            shown(results[m.table], m.unit) if m.table else "–",
+            ", ".join(str(published[key]["value"]) for key in m.published) or "–",
+        ]
+        for m in MEASURES
+        if m.key in results
+    ]
+    return table(header, rows)
+
+
 def published_table(_results, published):
     """All published figures the book quotes, with split and source."""
     header = ["Model", "Text", "Split", "Value:", "Unit", "Source", "Remark"]
@@ -208,6 +288,7 @@ def studies_table(_results, _published):
 TABLES = {
     "results": results_table,
     "readme": readme_table,
+    "measures": measures_table,
     "published": published_table,
     "studies": studies_table,
 }

@@ -1,0 +1,79 @@
+"""The checker of chapter 8: right answers pass, named wrong ones get their hint, none raises."""
+
+import pytest
+import torch
+from checker_cases import accepted, rejected
+
+from charlm_utils.exercises_late import check_ch08
+
+
+def right(x, layers, norms):
+    for layer, norm in zip(layers, norms, strict=True):
+        x = x + layer(norm(x))
+    return x
+
+
+def folded(x, layers, norms):
+    """The same, the last layer around the stack of the others."""
+    if not layers:
+        return x
+    below = folded(x, layers[:-1], norms[:-1])
+    return layers[-1](norms[-1](below)) + below
+
+
+def walk(step):
+    """A stack that takes `step(road, layer, norm, start)` at each layer."""
+
+    def answer(x, layers, norms):
+        road = x
+        for layer, norm in zip(layers, norms, strict=True):
+            road = step(road, layer, norm, x)
+        return road
+
+    return answer
+
+
+def bare_first(x, layers, norms):
+    return right(layers[0](norms[0](x)), layers[1:], norms[1:])
+
+
+WRONG = {
+    "return one tensor": lambda *given: right(*given).sum(1),
+    "no skips": walk(lambda road, layer, norm, start: layer(norm(road))),
+    "norms are missing": walk(lambda road, layer, norm, start: road + layer(road)),
+    "post-norm": walk(lambda road, layer, norm, start: norm(road + layer(road))),
+    "the road goes around it": walk(
+        lambda road, layer, norm, start: norm(road) + layer(norm(road))
+    ),
+    "not behind it": walk(lambda road, layer, norm, start: road + norm(layer(road))),
+    "not to the stack's input": walk(lambda road, layer, norm, start: start + layer(norm(road))),
+    "first layer has a skip": bare_first,
+    "try a single layer": lambda x, layers, norms: right(x, layers[::-1], norms[::-1]),
+}
+
+
+@pytest.mark.parametrize("answer", [right, folded])
+def test_right_answers_are_accepted(answer, capsys):
+    accepted(check_ch08, answer, capsys)
+
+
+@pytest.mark.parametrize(("hint", "answer"), WRONG.items(), ids=list(WRONG))
+def test_wrong_answers_get_their_hint(hint, answer, capsys):
+    rejected(check_ch08, answer, capsys, hint)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        None,
+        "a text",
+        lambda: 1,
+        lambda *given: None,
+        lambda *given: [1, 2, 3],
+        lambda *given: 1 / 0,
+        lambda x, layers, norms: torch.full_like(x, float("nan")),
+        lambda x, layers, norms: x.long(),
+    ],
+)
+def test_nonsense_never_raises(answer, capsys):
+    rejected(check_ch08, answer, capsys)
