@@ -35,6 +35,7 @@ else
 	@echo "There are no notebooks yet."
 endif
 	$(BIN)/python book/tools/pages.py
+	$(BIN)/python book/tools/checklist.py
 
 lint: $(READY)
 	$(BIN)/ruff check .
