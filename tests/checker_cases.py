@@ -1,5 +1,15 @@
 """What every test of an exercise's checker asserts: its verdict, and the one line it prints."""
 
+# answers that no exercise asks for; a checker turns them down and never raises
+NONSENSE = [
+    None,
+    "a text",
+    lambda: 1,
+    lambda *given: None,
+    lambda *given: [1, 2, 3],
+    lambda *given: 1 / 0,
+]
+
 
 def accepted(check, answer, capsys):
     """The answer passes."""
