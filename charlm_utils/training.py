@@ -148,7 +148,7 @@ class _Run:
         self.folder = None if folder is None else Path(folder)
         self.at, self.history = Position(), History()
         self.optimizer = torch.optim.AdamW(
-            groups, plan.lr, plan.betas, weight_decay=plan.weight_decay
+            groups, plan.lr, plan.betas, weight_decay=plan.weight_decay, fused=True
         )
 
     @property
