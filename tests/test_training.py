@@ -528,7 +528,7 @@ def test_diverging_in_earnest(tmp_path):
     torch.manual_seed(0)
     model = CharLM(V, E, make_core("rnn", E, H))
     with pytest.raises(TrainingDiverged, match="step"):
-        run(model, epochs=20, lr=1e36, clip=None, warmup_steps=0, checkpoint_dir=tmp_path)
+        run(model, epochs=20, lr=1e37, clip=None, warmup_steps=0, checkpoint_dir=tmp_path)
     saved, _, _ = load_checkpoint(tmp_path)
     assert weights(saved).isfinite().all()
 
