@@ -12,6 +12,7 @@ from charlm_utils.batching import RandomWindows, StreamBatches, split_text
 from charlm_utils.checkpoint import load_checkpoint, load_weights
 from charlm_utils.corpora import load_corpus
 from charlm_utils.device import pick_device, pick_precision, seed_everything
+from charlm_utils.memory import closing_marks
 from charlm_utils.models import CharLM, DropoutLSTM, Ensemble, count_parameters, make_core
 from charlm_utils.schedules import Cycles, decay_groups, l2_groups
 from charlm_utils.training import TrainingDiverged, evaluate, fit
@@ -53,6 +54,7 @@ DEFAULTS = {
     "clip": 1.0,
     "seed": 0,
 }
+SPANS = [(0, 8), (8, 16), (16, 40), (40, 160)]  # lengths of quotations, in characters
 
 
 def full_settings(settings: dict) -> dict:
@@ -146,6 +148,30 @@ def train_run(
         earlier = [folder.parent / s["after"]] if s["after"] else []
         found |= _cycles([*earlier, folder], valid, device)
     return found
+
+
+def quotation_run(
+    settings: dict,
+    *,
+    folder: Path | None = None,
+    stop_after: int | None = None,
+    fallback: str | None = None,
+) -> dict:
+    """What a checkpoint of another study makes of quotations (`closing_marks`, by `SPANS`).
+
+    `settings` name it: `of` (the study), `label` and `cycle`; it is looked for beside `folder`,
+    where that study left it. Returns `marks` and `valid`, its held-out loss, on the lower-cased
+    Nietzsche. Raises `CheckpointError` where the study has not been run.
+    """
+    s, device = settings, pick_device()
+    model, vocab, _ = load_checkpoint(
+        folder.parents[1] / s["of"] / s["label"] / f"cycle-{s['cycle']}"
+    )
+    _, valid, _ = load_batches({}, device, fallback)
+    text = load_corpus("nietzsche", fallback=fallback).text.lower()
+    held_out = split_text(text, (0.8, 0.2))[1]
+    loss = evaluate(model.to(device), valid)
+    return {"valid": [loss], "marks": closing_marks(model, vocab, held_out, SPANS)}
 
 
 def _cycles(folders: list[Path], valid: StreamBatches, device: torch.device) -> dict:

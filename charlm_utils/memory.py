@@ -5,6 +5,7 @@ read in eval mode.
 """
 
 import contextlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -13,6 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from charlm_utils.batching import IGNORE
+from charlm_utils.vocab import CharVocab
+
+QUOTATION = re.compile(r'(?<![a-z.,])"([^"]{1,160})"(?![a-z])')  # neither apostrophe nor a closing
 
 
 @contextlib.contextmanager
@@ -70,6 +74,33 @@ def loss_by_context(model: nn.Module, ids: Tensor, length: int, *, rows: int = 2
             losses = F.cross_entropy(logits.transpose(1, 2), window[:, 1:], reduction="none")
             total = total + losses.double().sum(dim=0)
     return total / len(windows)
+
+
+@torch.no_grad()
+def closing_marks(
+    model: nn.Module, vocab: CharVocab, text: str, spans: list[tuple[int, int]]
+) -> list[tuple[float, float]]:
+    """How probable is the mark that closes a quotation, and how probable without the opening one?
+
+    For each span `(low, high)` the mean of both over the quotations of `text` of more than low
+    and at most high characters, each read from 80 characters in front of it on. A network that
+    does not hold the opening mark gives the same twice. (nan, nan) where there is no quotation.
+    """
+    device, found = next(model.parameters()).device, {span: [] for span in spans}
+
+    def probability(prompt: str) -> float:
+        logits, _ = model(vocab.encode(prompt)[None].to(device))
+        return logits[0, -1].float().softmax(dim=0)[vocab.stoi['"']].item()
+
+    with _evaluating(model):
+        for quote in QUOTATION.finditer(text):
+            before, inside = text[max(0, quote.start() - 80) : quote.start()], quote[1]
+            for low, high in spans if "\n\n" not in inside else ():
+                if low < len(inside) <= high:
+                    both = probability(before + '"' + inside), probability(before + inside)
+                    found[low, high].append(both)
+    nothing = torch.full((1, 2), torch.nan)
+    return [tuple((torch.tensor(f) if f else nothing).mean(dim=0).tolist()) for f in found.values()]
 
 
 def copy_back_batch(

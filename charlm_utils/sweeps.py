@@ -7,7 +7,7 @@ tenth of the training part (`tune`), then several seeds are run against the held
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from charlm_utils.experiments import train_run
+from charlm_utils.experiments import quotation_run, train_run
 
 Line = dict  # one finished run, as `studies.load` reads it
 
@@ -93,8 +93,8 @@ def lstm_source(lines: list[Line]) -> list[dict]:
     """The source's LSTM: 2 epochs, cycles of 1+2+4+8, then of 1+2+4+8+16 and 32.
 
     Twice, since it says "weight decay": as AdamW means it today, which stops after 17 epochs,
-    and as Adam meant it then (`l2`; `l2-short` is the beginning of `l2-2`). `tenth`, of this
-    study and the next, reads a tenth of the text: short enough to be repeated.
+    and as Adam meant it then (`l2`). `tenth`, of this study and the next, reads a tenth of
+    the text: short enough to be repeated.
     """
     cold = {"label": "cold", "warmup_steps": 0, "epochs": 1, "schedule": "constant"}
     two, longer = {"epochs": 2, "schedule": "constant"}, {"epochs": 15, "schedule": [1, 2, 4]}
@@ -105,7 +105,6 @@ def lstm_source(lines: list[Line]) -> list[dict]:
         adamw | longer | {"label": "phase-2", "after": "phase-1"},
         adam | TENTH | {"schedule": "constant"},
         adam | two | {"label": "l2-1"},
-        adam | {"label": "l2-short", "after": "l2-1", "epochs": 3, "schedule": [1, 2, 2]},
         adam | longer | {"label": "l2-2", "after": "l2-1"},
         adam | {"label": "l2-3", "after": "l2-2", "epochs": 31, "schedule": [1, 2, 5]},
         adam | {"label": "l2-4", "after": "l2-3", "epochs": 32, "schedule": [32, 1, 1]},
@@ -129,13 +128,24 @@ def lstm_long(lines: list[Line]) -> list[dict]:
 def lstm_half(lines: list[Line]) -> list[dict]:
     """Half of the text, 24 epochs: what holds the network back from learning it by heart."""
     recipe = LSTM_OURS | {"data_share": 0.5, "epochs": 24, "batch_size": 128, "lr": 6e-3}
-    none = {"input_dropout": 0.0, "between": 0.0, "dropout": 0.0}
+    adam, masks = {"l2": 3e-5}, ("input_dropout", "between", "dropout")
     return [
-        recipe | {"label": "AdamW", "recurrent": 0.2, "weight_decay": 0.05},
-        recipe | {"label": "Adam, 1e-5", "recurrent": 0.2, "l2": 1e-5},
-        recipe | {"label": "Adam, 3e-5", "recurrent": 0.2, "l2": 3e-5},
-        recipe | {"label": "recurrent weights kept", "l2": 3e-5},
-        recipe | none | {"label": "no dropout", "l2": 3e-5},
+        recipe | {"label": "AdamW's decay", "recurrent": 0.2, "weight_decay": 0.05},
+        recipe | adam | {"label": "Adam's decay", "recurrent": 0.2},
+        recipe | adam | {"label": "Adam's, no recurrent dropout"},
+        recipe | adam | dict.fromkeys(masks, 0.0) | {"label": "Adam's, no dropout at all"},
+    ]
+
+
+def quotations(lines: list[Line]) -> list[dict]:
+    """When a quotation is first held open: every cycle's end of the two studies above."""
+    ends = {"l2-2": [3, 5, 9, 17], "l2-3": [18, 20, 24, 32, 48], "l2-4": [80]}
+    ours = {"cycles": [16, 48], "longer": [80]}
+    return [
+        {"of": of, "label": label, "cycle": cycle, "epochs": epochs}
+        for of, labels in (("lstm_source", ends), ("lstm_long", ours))
+        for label, after in labels.items()
+        for cycle, epochs in enumerate(after, start=1)
     ]
 
 
@@ -177,4 +187,7 @@ STUDIES = {
     "lstm_half": Study("What keeps an LSTM from learning the text by heart?", 20, lstm_half),
     "lstm_long": Study("What does an LSTM of 2 x 512 units reach?", 60, lstm_long),
     "lstm_source": Study("What does the source's LSTM reach on this split?", 60, lstm_source),
+    "quotations": Study(
+        "When does an LSTM hold a quotation open?", 5, quotations, run=quotation_run
+    ),
 }

@@ -9,6 +9,7 @@ from torch import nn
 from charlm_utils.batching import IGNORE, StreamBatches
 from charlm_utils.memory import (
     CopyBack,
+    closing_marks,
     copy_back_batch,
     gradient_by_lag,
     gradient_by_layer,
@@ -19,6 +20,7 @@ from charlm_utils.memory import (
 )
 from charlm_utils.models import CharLM, make_core
 from charlm_utils.training import evaluate
+from charlm_utils.vocab import CharVocab
 
 
 def small_model(core="gru", vocab_size=7, dropout=0.0):
@@ -127,3 +129,36 @@ def test_recitation_finds_the_longest_copy_and_the_share_of_new_grams():
     assert recitation("##########", source) == type(found)(0, "", 1.0)
     with pytest.raises(ValueError, match="no 8-gram"):
         recitation("short", source)
+
+
+class Keeper(nn.Module):
+    """Gives the mark 0.9 while a quotation is open, 0.1 while none is; in training it lies."""
+
+    def __init__(self, vocab):
+        super().__init__()
+        self.vocab, self.one = vocab, nn.Parameter(torch.ones(()))
+
+    def forward(self, x, state=None):
+        marks = (x == self.vocab.stoi['"']).sum(dim=1)  # (B,)
+        p = torch.where(marks % 2 == 1, 0.9, 0.1) if not self.training else 0.5 + 0.0 * marks
+        logits = ((1 - p) / (len(self.vocab) - 1)).log()[:, None].repeat(1, len(self.vocab))
+        logits[:, self.vocab.stoi['"']] = p.log()
+        return logits[:, None] * self.one, state  # (B, 1, V)
+
+
+def test_closing_marks_tells_who_holds_the_opening_one():
+    text = 'he said "yes" and "no, never again" to it. a "word\n\nleft" open' + " " * 90
+    vocab = CharVocab.from_text(text)
+    found = closing_marks(Keeper(vocab), vocab, text, [(0, 8), (8, 20), (20, 40)])
+    assert found[0] == pytest.approx((0.9, 0.1), abs=1e-5)  # "yes"
+    assert found[1] == pytest.approx((0.9, 0.1), abs=1e-5)  # not the one across a paragraph
+    assert all(math.isnan(p) for p in found[2])
+
+
+def test_closing_marks_leaves_the_mode_and_sees_nothing_where_there_is_no_memory():
+    text = 'she "sings", he "hums" so ' * 3
+    vocab = CharVocab.from_text(text)
+    torch.manual_seed(0)
+    model = CharLM(len(vocab), 5, LastOnly()).train()
+    ((with_mark, without),) = closing_marks(model, vocab, text, [(0, 8)])
+    assert with_mark == pytest.approx(without) and 0 < with_mark < 1 and model.training
