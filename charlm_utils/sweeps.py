@@ -117,12 +117,12 @@ LSTM_OURS |= {"input_dropout": 0.05, "between": 0.4, "dropout": 0.4}
 
 
 def lstm_long(lines: list[Line]) -> list[dict]:
-    """Our LSTM: cycles of 16 + 32 epochs, then one more of 32."""
+    """Our LSTM: cycles of 16 + 32 epochs, then 32 more from half the rate."""
     recipe = LSTM_OURS | {"batch_size": 64, "lr": 8e-3, "recurrent": 0.2, "l2": 2e-5}
     tenth = TENTH | {"batch_size": 16, "schedule": [3, 1, 1]}
     cycles = {"label": "cycles", "epochs": 48, "schedule": [16, 2, 2]}
     longer = {"label": "longer", "after": "cycles", "epochs": 32, "schedule": [32, 1, 1]}
-    return [recipe | cycles, recipe | longer, recipe | tenth]
+    return [recipe | cycles, recipe | longer | {"lr": 4e-3}, recipe | tenth]
 
 
 def lstm_half(lines: list[Line]) -> list[dict]:
