@@ -117,18 +117,12 @@ LSTM_OURS |= {"input_dropout": 0.05, "between": 0.4, "dropout": 0.4}
 
 
 def lstm_long(lines: list[Line]) -> list[dict]:
-    """Our LSTM: cycles of 16 + 32 epochs, then 32 more from half the rate.
-
-    `finish` goes on from the source's network of 48 epochs (`lstm_source` must have been run).
-    """
+    """Our LSTM: cycles of 16 + 32 epochs, then 32 more from half the rate."""
     recipe = LSTM_OURS | {"batch_size": 64, "lr": 8e-3, "recurrent": 0.2, "l2": 2e-5}
     tenth = TENTH | {"batch_size": 16, "schedule": [3, 1, 1]}
     cycles = {"label": "cycles", "epochs": 48, "schedule": [16, 2, 2]}
     longer = {"label": "longer", "after": "cycles", "epochs": 32, "schedule": [32, 1, 1]}
-    finish = {"label": "finish", "after": "../lstm_source/l2-3", "embedding_dim": 42}
-    finish |= {"epochs": 16, "schedule": [16, 1, 1], "lr": 2e-3, "l2": 1e-5}
-    finish |= {"input_dropout": 0.1, "between": 0.5, "recurrent": 0.3, "dropout": 0.5}
-    return [recipe | cycles, recipe | longer | {"lr": 4e-3}, recipe | tenth, recipe | finish]
+    return [recipe | cycles, recipe | longer | {"lr": 4e-3}, recipe | tenth]
 
 
 def lstm_half(lines: list[Line]) -> list[dict]:
@@ -144,7 +138,7 @@ def lstm_half(lines: list[Line]) -> list[dict]:
 def quotations(lines: list[Line]) -> list[dict]:
     """When a quotation is first held open: every cycle's end of the two studies above."""
     ends = {"l2-2": [3, 5, 9, 17], "l2-3": [18, 20, 24, 32, 48], "l2-4": [80]}
-    ours = {"cycles": [16, 48], "longer": [80], "finish": [64]}
+    ours = {"cycles": [16, 48], "longer": [80]}
     return [
         {"of": of, "label": label, "cycle": cycle, "epochs": epochs}
         for of, labels in (("lstm_source", ends), ("lstm_long", ours))
