@@ -136,7 +136,7 @@ def lstm_half(lines: list[Line]) -> list[dict]:
 
 
 def quotations(lines: list[Line]) -> list[dict]:
-    """When a quotation is first held open: every cycle's end of the two studies above."""
+    """When a quotation is first held open: after each cycle of `lstm_source` and `lstm_long`."""
     ends = {"l2-2": [3, 5, 9, 17], "l2-3": [18, 20, 24, 32, 48], "l2-4": [80]}
     ours = {"cycles": [16, 48], "longer": [80]}
     return [
