@@ -122,11 +122,9 @@ def lstm_long(lines: list[Line]) -> list[dict]:
     tenth = TENTH | {"batch_size": 16, "schedule": [3, 1, 1]}
     cycles = {"label": "cycles", "epochs": 48, "schedule": [16, 2, 2]}
     longer = {"label": "longer", "after": "cycles", "epochs": 32, "schedule": [32, 1, 1]}
-    many = {"seq_len": 8, "lr": 1e-2, "l2": 1e-5, "epochs": 48, "schedule": [16, 2, 2]}
-    many |= {"dropout": 0.3}
-    updates = [LSTM_OURS | many | {"label": "many", "recurrent": 0.2}]
-    updates += [{"core": "lstm", "hidden_size": 512, "num_layers": 2, "core_dropout": 0.5} | many]
-    updates[1]["label"] = "output"
+    many = {"core": "lstm", "hidden_size": 512, "num_layers": 2, "core_dropout": 0.5}
+    many |= {"seq_len": 8, "lr": 1e-2, "l2": 1e-5, "epochs": 48, "schedule": [16, 2, 2]}
+    updates = [many | {"dropout": 0.3, "label": "output"}, many | {"dropout": 0.5, "label": "half"}]
     return [recipe | cycles, recipe | longer | {"lr": 4e-3}, recipe | tenth, *updates]
 
 
