@@ -122,10 +122,11 @@ def lstm_long(lines: list[Line]) -> list[dict]:
     tenth = TENTH | {"batch_size": 16, "schedule": [3, 1, 1]}
     cycles = {"label": "cycles", "epochs": 48, "schedule": [16, 2, 2]}
     longer = {"label": "longer", "after": "cycles", "epochs": 32, "schedule": [32, 1, 1]}
-    many = {"core": "lstm", "hidden_size": 512, "num_layers": 2, "core_dropout": 0.5}
-    many |= {"seq_len": 8, "lr": 1e-2, "l2": 1e-5, "epochs": 48, "schedule": [16, 2, 2]}
-    updates = [many | {"dropout": 0.3, "label": "output"}, many | {"dropout": 0.5, "label": "half"}]
-    return [recipe | cycles, recipe | longer | {"lr": 4e-3}, recipe | tenth, *updates]
+    many = LSTM_OURS | {"seq_len": 8, "lr": 1e-2, "l2": 1e-5, "recurrent": 0.2, "dropout": 0.3}
+    many |= {"epochs": 16, "schedule": [16, 1, 1]}
+    rounds = [many | {"label": "1"}]
+    rounds += [many | {"label": str(i + 1), "after": str(i)} for i in (1, 2, 3)]
+    return [recipe | cycles, recipe | longer | {"lr": 4e-3}, recipe | tenth, *rounds]
 
 
 def lstm_half(lines: list[Line]) -> list[dict]:
