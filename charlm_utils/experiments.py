@@ -52,6 +52,7 @@ DEFAULTS = {
     "weight_decay": 0.0,  # of the matrices
     "l2": 0.0,  # of all weights, in the gradient, in place of weight_decay
     "clip": 1.0,
+    "average": None,  # decay of a running mean of the weights
     "seed": 0,
 }
 SPANS = [(0, 8), (8, 16), (16, 40), (40, 160)]  # lengths of quotations, in characters
@@ -133,7 +134,7 @@ def train_run(
     decay = s["weight_decay"]
     groups = l2_groups(model, s["l2"]) if s["l2"] else decay_groups(model, decay)
     options = {name: s[name] for name in ("epochs", "lr", "warmup_steps", "clip", "seed")}
-    options |= {"betas": tuple(s["betas"]), "groups": groups}
+    options |= {"betas": tuple(s["betas"]), "groups": groups, "average": s["average"]}
     options |= {"checkpoint_dir": folder, "resume": folder is not None, "vocab": vocab}
     options |= {"schedule": schedule, "stop_after": stop_after, "progress": progress}
     found = {"parameters": count_parameters(model), "precision": pick_precision(device)}
@@ -144,7 +145,7 @@ def train_run(
     if history.interrupted and stop_after is None and "diverged" not in found:
         raise KeyboardInterrupt
     found |= {name: getattr(history, name) for name in ("train", "valid", "seconds", "characters")}
-    if folder is not None and cycles:
+    if folder is not None and (cycles or s["average"]):
         earlier = [folder.parent / s["after"]] if s["after"] else []
         found |= _cycles([*earlier, folder], valid, device)
     return found
@@ -177,15 +178,20 @@ def quotation_run(
 def _cycles(folders: list[Path], valid: StreamBatches, device: torch.device) -> dict:
     """The held-out loss of each cycle's checkpoint, and of the last two, three … averaged.
 
-    Where a run goes on from another (`after`), that one's cycles come first.
+    Where a run goes on from another (`after`), that one's cycles come first. A run without
+    cycles has its last checkpoint only.
     """
-    paths = [path for folder in folders for path in sorted(folder.glob("cycle-*"), key=_number)]
+    paths = [path for folder in folders for path in _kept(folder)]
     models = [load_checkpoint(path)[0].to(device).eval() for path in paths]
     last = [Ensemble(models[-n:]) for n in range(2, len(models) + 1)]
     return {
         "cycles": [evaluate(model, valid) for model in models],
         "averages": [evaluate(model, valid) for model in last],
     }
+
+
+def _kept(folder: Path) -> list[Path]:
+    return sorted(folder.glob("cycle-*"), key=_number) or [folder]
 
 
 def _number(path: Path) -> int:

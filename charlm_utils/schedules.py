@@ -139,6 +139,7 @@ class Plan:
     precision: str
     seed: int
     groups: tuple = ()  # of each parameter group: how many, learning rate, weight decay
+    average: float | None = None  # decay of the running mean of the weights
 
     def rate(self, step: int) -> float:
         """The learning rate of update `step`."""

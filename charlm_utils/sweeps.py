@@ -117,16 +117,26 @@ LSTM_OURS |= {"input_dropout": 0.05, "between": 0.4, "dropout": 0.4}
 
 
 def lstm_long(lines: list[Line]) -> list[dict]:
-    """Our LSTM: cycles of 16 + 32 epochs, then 32 more from half the rate."""
+    """Our LSTM: cycles of 16 + 32 epochs, 32 more from half the rate, one with the mean kept.
+
+    Beside it two runs of 48 epochs with twice as many updates: `many`, and `output`, which
+    has the source's dropout between the layers, one on the output, and no other.
+    """
     recipe = LSTM_OURS | {"batch_size": 64, "lr": 8e-3, "recurrent": 0.2, "l2": 2e-5}
     tenth = TENTH | {"batch_size": 16, "schedule": [3, 1, 1]}
-    cycles = {"label": "cycles", "epochs": 48, "schedule": [16, 2, 2]}
+    two = {"epochs": 48, "schedule": [16, 2, 2]}
     longer = {"label": "longer", "after": "cycles", "epochs": 32, "schedule": [32, 1, 1]}
-    many = LSTM_OURS | {"seq_len": 8, "lr": 1e-2, "l2": 1e-5, "recurrent": 0.2, "dropout": 0.3}
-    many |= {"epochs": 16, "schedule": [16, 1, 1]}
-    rounds = [many | {"label": "1"}]
-    rounds += [many | {"label": str(i + 1), "after": str(i)} for i in (1, 2, 3)]
-    return [recipe | cycles, recipe | longer | {"lr": 4e-3}, recipe | tenth, *rounds]
+    short = {"seq_len": 8, "lr": 1e-2, "l2": 1e-5}
+    plain = {"core": "lstm", "hidden_size": 512, "num_layers": 2} | short
+    mean = {"label": "mean", "after": "longer", "epochs": 1, "schedule": "constant"}
+    return [
+        recipe | two | {"label": "cycles"},
+        recipe | longer | {"lr": 4e-3},
+        recipe | tenth,
+        LSTM_OURS | short | two | {"label": "many", "recurrent": 0.2, "dropout": 0.3},
+        plain | two | {"label": "output", "core_dropout": 0.5, "dropout": 0.3},
+        plain | mean | {"lr": 2.5e-3, "dropout": 0.4, "average": 0.999},
+    ]
 
 
 def lstm_half(lines: list[Line]) -> list[dict]:

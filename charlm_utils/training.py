@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from charlm_utils.averaging import keep_mean, mean_weights, take_mean
 from charlm_utils.batching import IGNORE
 from charlm_utils.checkpoint import CheckpointError, History, has_checkpoint, save_checkpoint
 from charlm_utils.device import autocast, pick_precision
@@ -103,6 +104,7 @@ def fit(
     progress: bool | None = None,
     vocab: CharVocab | None = None,
     groups: list[dict] | None = None,
+    average: float | None = None,
     stop_after: int | None = None,
 ) -> History:
     """Train with AdamW for `epochs` passes, validating after each; returns the history.
@@ -111,7 +113,9 @@ def fit(
     Ctrl-C or SIGTERM asks to stop; `resume=True` goes on from there to the last bit. Under
     the schedule `Cycles` each cycle leaves its model in `checkpoint_dir/cycle-1`, `-2` …
     `groups` are parameter groups as torch's optimizers take them, with their own `lr` and
-    `weight_decay`; `stop_after` ends the run after so many of its `epochs`.
+    `weight_decay`. `average` is the decay of a running mean of the weights (see `averaging`):
+    the mean is what is validated, kept at the end of a cycle and left in the model at the end.
+    `stop_after` ends the run after so many of its `epochs`.
     Raises `TrainingDiverged` when the loss is not finite: the last checkpoint stays.
     """
     if epochs < 1 or not 0 < lr < math.inf or (clip is not None and not clip > 0):
@@ -124,7 +128,7 @@ def fit(
     each = tuple(describe_group(group, weight_decay) for group in groups)
     updates = (lr, warmup_steps, schedule, betas, weight_decay, clip)
     steps, shape = epochs * len(train), tuple(next(iter(train))[0].shape)
-    plan = Plan(steps, shape, *updates, carry_state, precision, seed, each)
+    plan = Plan(steps, shape, *updates, carry_state, precision, seed, each, average)
     run = _Run(model, plan, vocab, checkpoint_dir, groups)
     run.open(resume)
     last = epochs if stop_after is None else min(epochs, stop_after)
@@ -150,6 +154,8 @@ class _Run:
         self.optimizer = torch.optim.AdamW(
             groups, plan.lr, plan.betas, weight_decay=plan.weight_decay, fused=True
         )
+        if plan.average is not None:
+            keep_mean(self.optimizer, plan.average)
 
     @property
     def cycles(self) -> dict[int, Path]:
@@ -179,7 +185,8 @@ class _Run:
         options |= {"clip": plan.clip, "at": at, "stop": stop, "bar": bar}
         try:
             loss = train_epoch(self.model, train, self.optimizer, **options)
-            valid_loss = evaluate(self.model, valid) if at.batch == len(train) else None
+            with mean_weights(self.optimizer):
+                valid_loss = evaluate(self.model, valid) if at.batch == len(train) else None
             self.check(valid_loss)
         except TrainingDiverged as error:
             raise self.diverged(error) from None
@@ -187,7 +194,10 @@ class _Run:
         if valid_loss is not None:
             self.close_epoch(loss, valid_loss, bar)
             if at.epoch in self.cycles:
-                save_checkpoint(self.cycles[at.epoch], self.model, self.vocab, self.history)
+                with mean_weights(self.optimizer):
+                    save_checkpoint(self.cycles[at.epoch], self.model, self.vocab, self.history)
+        if at.step == plan.total_steps:
+            take_mean(self.optimizer)
         self.history.interrupted = stop.is_set() and at.step < plan.total_steps
         self.save()
 

@@ -109,6 +109,7 @@ CASES = [
     pytest.param("gru", streams, 7, {}, id="first-batch-of-an-epoch"),
     pytest.param("gru", streams, 10, {"carry_state": False}, id="no-carry"),
     pytest.param("gru", streams, 10, {"schedule": "constant", "clip": None}, id="constant"),
+    pytest.param("gru", streams, 10, {"average": 0.9}, id="average"),
     pytest.param("gru", streams, 10, {"precision": "bf16"}, id="bf16-gru"),
     pytest.param("lstm", streams, 10, {"precision": "bf16"}, id="bf16-lstm"),
     pytest.param("lstm", windows, 3, {"precision": "bf16", "seed": 5}, id="bf16-windows"),
