@@ -88,17 +88,21 @@ LSTM_SOURCE = {
     "clip": None,
 }
 
+# one epoch at an even rate, with no dropout inside; the mean of the weights is what is kept
+LSTM_MEAN = {"epochs": 1, "schedule": "constant", "lr": 2.5e-3, "average": 0.999}
+
 
 def lstm_source(lines: list[Line]) -> list[dict]:
     """The source's LSTM: 2 epochs, cycles of 1+2+4+8, then of 1+2+4+8+16 and 32.
 
     Twice, since it says "weight decay": as AdamW means it today, which stops after 17 epochs,
     and as Adam meant it then (`l2`). `tenth`, of this study and the next, reads a tenth of
-    the text: short enough to be repeated.
+    the text: short enough to be repeated. `mean` is our own last epoch, on the source's network.
     """
     cold = {"label": "cold", "warmup_steps": 0, "epochs": 1, "schedule": "constant"}
     two, longer = {"epochs": 2, "schedule": "constant"}, {"epochs": 15, "schedule": [1, 2, 4]}
     adamw, adam = LSTM_SOURCE | {"weight_decay": 1e-5}, LSTM_SOURCE | {"l2": 1e-5}
+    mean = LSTM_MEAN | {"label": "mean", "after": "l2-3", "core_dropout": 0.0}
     return [
         adamw | cold,
         adamw | two | {"label": "phase-1"},
@@ -108,6 +112,7 @@ def lstm_source(lines: list[Line]) -> list[dict]:
         adam | longer | {"label": "l2-2", "after": "l2-1"},
         adam | {"label": "l2-3", "after": "l2-2", "epochs": 31, "schedule": [1, 2, 5]},
         adam | {"label": "l2-4", "after": "l2-3", "epochs": 32, "schedule": [32, 1, 1]},
+        adam | mean,
     ]
 
 
@@ -128,14 +133,14 @@ def lstm_long(lines: list[Line]) -> list[dict]:
     longer = {"label": "longer", "after": "cycles", "epochs": 32, "schedule": [32, 1, 1]}
     short = {"seq_len": 8, "lr": 1e-2, "l2": 1e-5}
     plain = {"core": "lstm", "hidden_size": 512, "num_layers": 2} | short
-    mean = {"label": "mean", "after": "longer", "epochs": 1, "schedule": "constant"}
+    mean = LSTM_MEAN | {"label": "mean", "after": "longer", "dropout": 0.4}
     return [
         recipe | two | {"label": "cycles"},
         recipe | longer | {"lr": 4e-3},
         recipe | tenth,
         LSTM_OURS | short | two | {"label": "many", "recurrent": 0.2, "dropout": 0.3},
         plain | two | {"label": "output", "core_dropout": 0.5, "dropout": 0.3},
-        plain | mean | {"lr": 2.5e-3, "dropout": 0.4, "average": 0.999},
+        plain | mean,
     ]
 
 
