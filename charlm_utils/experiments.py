@@ -175,6 +175,25 @@ def quotation_run(
     return {"valid": [loss], "marks": closing_marks(model, vocab, held_out, SPANS)}
 
 
+def average_run(
+    settings: dict,
+    *,
+    folder: Path | None = None,
+    stop_after: int | None = None,
+    fallback: str | None = None,
+) -> dict:
+    """The held-out loss of the mean answer (`Ensemble`) of checkpoints of other studies.
+
+    `settings["members"]` name them, as "study/label" or "study/label/cycle-1"; they are looked
+    for beside `folder`, where those studies left them. Returns `valid`, on the lower-cased
+    Nietzsche. Raises `CheckpointError` where a study has not been run.
+    """
+    device, runs = pick_device(), folder.parents[1]
+    models = [load_checkpoint(runs / name)[0].to(device) for name in settings["members"]]
+    _, valid, _ = load_batches({}, device, fallback)
+    return {"valid": [evaluate(Ensemble(models).eval(), valid)]}
+
+
 def _cycles(folders: list[Path], valid: StreamBatches, device: torch.device) -> dict:
     """The held-out loss of each cycle's checkpoint, and of the last two, three … averaged.
 

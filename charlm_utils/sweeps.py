@@ -7,7 +7,7 @@ tenth of the training part (`tune`), then several seeds are run against the held
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from charlm_utils.experiments import quotation_run, train_run
+from charlm_utils.experiments import average_run, quotation_run, train_run
 
 Line = dict  # one finished run, as `studies.load` reads it
 
@@ -166,6 +166,16 @@ def quotations(lines: list[Line]) -> list[dict]:
     ]
 
 
+def lstm_average(lines: list[Line]) -> list[dict]:
+    """The mean answer of the networks that `lstm_long` leaves: of one run, of two, of three."""
+    one = ["cycles/cycle-1", "cycles/cycle-2", "longer/cycle-1", "mean"]
+    two, three = ["mean", "many/cycle-2"], ["mean", "many/cycle-2", "output/cycle-2"]
+    return [
+        {"label": label, "members": [f"lstm_long/{name}" for name in names]}
+        for label, names in {"one run": one, "two runs": two, "three runs": three}.items()
+    ]
+
+
 def rnn_long(lines: list[Line]) -> list[dict]:
     """The plain RNN for 20 epochs, two seeds."""
     recipe = {"core": "rnn", "epochs": 20, "batch_size": 16, "lr": 2e-3}
@@ -204,6 +214,12 @@ STUDIES = {
     "lstm_half": Study("What keeps an LSTM from learning the text by heart?", 20, lstm_half),
     "lstm_long": Study("What does an LSTM of 2 x 512 units reach?", 60, lstm_long),
     "lstm_source": Study("What does the source's LSTM reach on this split?", 60, lstm_source),
+    "lstm_average": Study(
+        "Whose mean is best: of one run's LSTMs or of several runs'?",
+        5,
+        lstm_average,
+        run=average_run,
+    ),
     "quotations": Study(
         "When does an LSTM hold a quotation open?", 5, quotations, run=quotation_run
     ),

@@ -8,7 +8,14 @@ import pytest
 import torch
 
 from charlm_utils import cli, experiments, results, studies, sweeps, sweeps_deep
-from charlm_utils.experiments import build_model, full_settings, load_batches, train_run
+from charlm_utils.checkpoint import CheckpointError
+from charlm_utils.experiments import (
+    average_run,
+    build_model,
+    full_settings,
+    load_batches,
+    train_run,
+)
 from charlm_utils.models import DropoutLSTM
 from charlm_utils.studies import STUDIES, load, rerun, run_study
 from charlm_utils.sweeps import Study, best_lr
@@ -153,6 +160,32 @@ def test_cycles_of_an_earlier_run_are_averaged_too(tmp_path):
     assert second["cycles"] == pytest.approx([*first["cycles"], second["valid"][-1]])
     assert len(second["averages"]) == 2  # the last two, and all three
     assert second["averages"][0] < sum(second["cycles"][1:]) / 2
+
+
+def test_the_mean_of_the_weights_is_reported_beside_the_run_before(tmp_path):
+    first = train_run(SMALL | {"label": "one"}, folder=tmp_path / "one")
+    even = {"after": "one", "epochs": 1, "schedule": "constant", "average": 0.5}
+    second = train_run(SMALL | even, folder=tmp_path / "two")
+    expected = [first["valid"][-1], second["valid"][-1]]
+    assert second["cycles"] == pytest.approx(expected) and len(second["averages"]) == 1
+    plain = train_run(SMALL | even | {"average": None}, folder=tmp_path / "three")
+    assert plain["train"] == second["train"] and plain["valid"] != second["valid"]
+    assert "cycles" not in plain
+
+
+def test_runs_of_another_study_are_averaged(tmp_path):
+    work = tmp_path / "runs" / "other"
+    losses = [
+        train_run(SMALL | {"seed": seed}, folder=work / f"seed {seed}")["valid"][-1]
+        for seed in range(2)
+    ]
+    settings = {"members": ["other/seed 0", "other/seed 1"]}
+    (mean,) = average_run(settings, folder=tmp_path / "runs" / "mine" / "x")["valid"]
+    assert mean < sum(losses) / 2
+    (alone,) = average_run({"members": ["other/seed 1"]}, folder=work / "x")["valid"]
+    assert alone == pytest.approx(losses[1])
+    with pytest.raises(CheckpointError):
+        average_run({"members": ["other/seed 2"]}, folder=work / "x")
 
 
 # ---- a study ----------------------------------------------------------------------------------

@@ -294,8 +294,10 @@ def studies_table(_results, _published):
     rows = []
     for name, study in STUDIES.items():
         path = ROOT / "book" / "runs" / f"{name}.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        minutes = sum(json.loads(line)["wall"] for line in lines) / 60
+        texts = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        lines = [json.loads(text) for text in texts]
+        # `wall` of a run that was stopped and went on holds its last part only
+        minutes = sum(max([line["wall"], *line.get("seconds", [])]) for line in lines) / 60
         rows.append([f"`charlm study {name}`", study.question, str(len(lines)), f"{minutes:.0f}"])
     return table(header, rows)
 
