@@ -19,6 +19,7 @@ ORDER = (
     "cells",
     "models",
     "schedules",
+    "averaging",
     "checkpoint",
     "resume",
     "steps",
