@@ -133,6 +133,13 @@ ROWS = (
     ),
     Row(
         "07_lstm",
+        "the same after 48 epochs, its lowest",
+        "07.study.source.l2-3",
+        None,
+        "A1.nietzsche_lower.best",
+    ),
+    Row(
+        "07_lstm",
         "the same, its last three cycles averaged",
         "07.average.source",
         None,
