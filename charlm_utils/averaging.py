@@ -1,6 +1,7 @@
 """A running mean of the weights, kept while they go on moving (chapter 7; Izmailov et al. 2018).
 
-It lies in the optimizer's state, under "mean", and is saved and restored with it.
+The numbers are those of torch's `AveragedModel` with `get_ema_multi_avg_fn`. Here they lie in the
+optimizer's state, under "mean", and so are saved and restored with it.
 """
 
 import contextlib

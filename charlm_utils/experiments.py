@@ -151,13 +151,7 @@ def train_run(
     return found
 
 
-def quotation_run(
-    settings: dict,
-    *,
-    folder: Path | None = None,
-    stop_after: int | None = None,
-    fallback: str | None = None,
-) -> dict:
+def quotation_run(settings: dict, *, folder: Path) -> dict:
     """What a checkpoint of another study makes of quotations (`closing_marks`, by `SPANS`).
 
     `settings` name it: `of` (the study), `label` and `cycle`; it is looked for beside `folder`,
@@ -168,20 +162,14 @@ def quotation_run(
     model, vocab, _ = load_checkpoint(
         folder.parents[1] / s["of"] / s["label"] / f"cycle-{s['cycle']}"
     )
-    _, valid, _ = load_batches({}, device, fallback)
-    text = load_corpus("nietzsche", fallback=fallback).text.lower()
+    _, valid, _ = load_batches({}, device)
+    text = load_corpus("nietzsche").text.lower()
     held_out = split_text(text, (0.8, 0.2))[1]
     loss = evaluate(model.to(device), valid)
     return {"valid": [loss], "marks": closing_marks(model, vocab, held_out, SPANS)}
 
 
-def average_run(
-    settings: dict,
-    *,
-    folder: Path | None = None,
-    stop_after: int | None = None,
-    fallback: str | None = None,
-) -> dict:
+def average_run(settings: dict, *, folder: Path) -> dict:
     """The held-out loss of the mean answer (`Ensemble`) of checkpoints of other studies.
 
     `settings["members"]` name them, as "study/label" or "study/label/cycle-1"; they are looked
@@ -190,7 +178,7 @@ def average_run(
     """
     device, runs = pick_device(), folder.parents[1]
     models = [load_checkpoint(runs / name)[0].to(device) for name in settings["members"]]
-    _, valid, _ = load_batches({}, device, fallback)
+    _, valid, _ = load_batches({}, device)
     return {"valid": [evaluate(Ensemble(models).eval(), valid)]}
 
 

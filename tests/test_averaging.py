@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from charlm_utils.averaging import keep_mean, mean_weights, take_mean
 from charlm_utils.batching import StreamBatches
@@ -43,6 +44,20 @@ def test_mean_is_the_weighted_sum_of_all_weights(kind, decay):
     mean = optimizer.state[weights]["mean"]
     torch.testing.assert_close(mean, by_hand(seen, decay), rtol=0, atol=1e-14)
     assert torch.equal(weights, seen[-1])  # the walk itself is not disturbed
+
+
+def test_mean_is_torchs():
+    net = nn.LSTM(3, 4, 2)
+    torchs = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(0.9))
+    optimizer = torch.optim.AdamW(net.parameters(), lr=0.1)
+    keep_mean(optimizer, 0.9)
+    for _ in range(6):
+        net(torch.randn(5, 2, 3))[0].square().sum().backward()
+        optimizer.step()
+        torchs.update_parameters(net)
+    take_mean(optimizer)
+    for mine, theirs in zip(net.parameters(), torchs.module.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("decay", [0, 1, -0.1, 1.5])
