@@ -153,8 +153,9 @@ def study(args: argparse.Namespace) -> None:
         for name, known in STUDIES.items():
             print(f"{name:14} {known.minutes:>3} min  {known.question}")
         return
-    done = run_study(args.name)
-    print(f"{args.name}: {done} runs done now, nothing is missing")
+    done = run_study(args.name, search=args.search)
+    left = "the search is complete" if args.search else "nothing is missing"
+    print(f"{args.name}: {done} runs done now, {left}")
 
 
 def _units(loss: float) -> str:

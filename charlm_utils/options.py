@@ -64,6 +64,7 @@ def _pack_arguments(p: argparse.ArgumentParser) -> None:
 
 def _study_arguments(p: argparse.ArgumentParser) -> None:
     p.add_argument("name", metavar="NAME", nargs="?", help="leave it out for the list")
+    p.add_argument("--search", action="store_true", help="stop before the held-out text is read")
 
 
 def _corpora_arguments(p: argparse.ArgumentParser) -> None:

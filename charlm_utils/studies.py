@@ -38,13 +38,7 @@ def load(name: str) -> list[Line]:
     path = _path(name)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: not there; `charlm study {name}` makes it")
-    lines = []
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            lines.append(json.loads(text))
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number}: {error}") from None
-    return lines
+    return _read(path)
 
 
 def find(name: str) -> Study:
@@ -54,28 +48,64 @@ def find(name: str) -> Study:
     return STUDIES[name]
 
 
-def run_study(name: str, *, work: Path | None = None) -> int:
+def run_study(name: str, *, work: Path | None = None, search: bool = False) -> int:
     """Run what is missing of a study; returns the number of runs done now.
 
     `work` (default `runs/NAME`) holds the checkpoints from which a stopped run goes on.
+    `search` ends it before the first run that is scored on the held-out text. In a
+    repository such a run waits until the search before it is committed: `ValueError`.
     """
     study, done = find(name), 0
     work = work or Path("runs") / name
     while (point := _next_point(study, lines := _finished(name))) is not None:
+        tuning = point.get("tune", False)
+        if search and not tuning:
+            break
+        if not tuning:
+            _check_search(name, lines)
         print(f"{name}: {len(lines) + 1} of {len(study.points(lines))}: {json.dumps(point)}")
         began = _provenance(name)
         start = time.perf_counter()
         found = study.run(point, folder=work / _folder_name(point))
         line = began | {"settings": point, "wall": time.perf_counter() - start} | found
-        _append(_path(name), _rounded(line))
+        _append(_path(name), _rounded(line | {"looks": 0 if tuning else looks(name) + 1}))
         done += 1
     return done
+
+
+def looks(name: str) -> int:
+    """How many runs of a study have been scored on the held-out text, replaced ones included."""
+    now = sum(not line["settings"].get("tune") for line in _finished(name))
+    return now + sum(line["study"] == name for line in replaced())
+
+
+def replaced() -> list[Line]:
+    """Runs that were scored on the held-out text and whose line was later replaced."""
+    path = book_folder() / "runs" / "replaced.jsonl"
+    return _read(path) if path.is_file() else []
+
+
+def _check_search(name: str, lines: list[Line]) -> None:
+    """The search must be on record before anything is scored on the held-out text."""
+    if any(line["settings"].get("tune") for line in lines):
+        if _git("status", "--porcelain", "--", str(_path(name))):
+            raise ValueError(f"commit the search first: {_path(name)} has changes")
 
 
 def rerun(line: Line, epochs: int, *, fallback: str | None = None) -> list[float]:
     """Run the first epochs of a recorded run here and now; returns its validation losses."""
     run = find(line["command"].split()[-1]).run if "command" in line else train_run
     return run(line["settings"], stop_after=epochs, fallback=fallback)["valid"]
+
+
+def _read(path: Path) -> list[Line]:
+    lines = []
+    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            lines.append(json.loads(text))
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: {error}") from None
+    return lines
 
 
 def _finished(name: str) -> list[Line]:

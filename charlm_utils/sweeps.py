@@ -31,6 +31,12 @@ def best_lr(lines: list[Line], keys: dict) -> float:
     return min(runs, key=lambda line: line["valid"][-1])["settings"]["lr"]
 
 
+def best_of(lines: list[Line], points: list[dict]) -> dict:
+    """The point whose finished run has the lowest last loss."""
+    runs = [line for line in lines if line["settings"] in points]
+    return min(runs, key=lambda line: line["valid"][-1])["settings"]
+
+
 def has(line: Line, keys: dict) -> bool:
     """Whether a finished run has these settings."""
     return all(line["settings"].get(key) == value for key, value in keys.items())
@@ -121,27 +127,65 @@ LSTM_OURS = {"core": "dropout-lstm", "hidden_size": 512, "num_layers": 2, "seq_l
 LSTM_OURS |= {"input_dropout": 0.05, "between": 0.4, "dropout": 0.4}
 
 
-def lstm_long(lines: list[Line]) -> list[dict]:
-    """Our LSTM: cycles of 16 + 32 epochs, 32 more from half the rate, one with the mean kept.
+def lstm_recipes() -> dict[str, dict]:
+    """The recipes between which `lstm_long` chooses, by name."""
+    weights = LSTM_OURS | {"recurrent": 0.2, "lr": 8e-3, "l2": 2e-5}
+    short = {"seq_len": 8, "lr": 1e-2, "l2": 1e-5, "dropout": 0.3}
+    plain = {"core": "lstm", "hidden_size": 512, "num_layers": 2, "core_dropout": 0.5}
+    return {
+        "dropped weights": weights,
+        "stronger decay": weights | {"l2": 5e-5},
+        "twice the updates": LSTM_OURS | {"recurrent": 0.2} | short,
+        "no dropped weights": plain | short,
+    }
 
-    Beside it two runs of 48 epochs with twice as many updates: `many`, and `output`, which
-    has the source's dropout between the layers, one on the output, and no other.
+
+def lstm_long(lines: list[Line]) -> list[dict]:
+    """Our LSTM: the recipe, its length and its ending searched, then run once.
+
+    The search is on the development part. Four recipes for 16 epochs; the best of them for 32
+    more, after a restart; then one epoch more, at three rates, with the mean of the weights
+    kept. What had the lowest loss there is trained on the whole training part. `tenth` is
+    that recipe on a tenth of the text: short enough to be repeated.
     """
-    recipe = LSTM_OURS | {"batch_size": 64, "lr": 8e-3, "recurrent": 0.2, "l2": 2e-5}
-    tenth = TENTH | {"batch_size": 16, "schedule": [3, 1, 1]}
-    two = {"epochs": 48, "schedule": [16, 2, 2]}
-    longer = {"label": "longer", "after": "cycles", "epochs": 32, "schedule": [32, 1, 1]}
-    short = {"seq_len": 8, "lr": 1e-2, "l2": 1e-5}
-    plain = {"core": "lstm", "hidden_size": 512, "num_layers": 2} | short
-    mean = LSTM_MEAN | {"label": "mean", "after": "longer", "dropout": 0.4}
-    return [
-        recipe | two | {"label": "cycles"},
-        recipe | longer | {"lr": 4e-3},
-        recipe | tenth,
-        LSTM_OURS | short | two | {"label": "many", "recurrent": 0.2, "dropout": 0.3},
-        plain | two | {"label": "output", "core_dropout": 0.5, "dropout": 0.3},
-        plain | mean,
+    search = [
+        recipe | {"label": f"search {name}", "epochs": 16, "schedule": [16, 1, 1], "tune": True}
+        for name, recipe in lstm_recipes().items()
     ]
+    if not _all_done(search, lines):
+        return search
+    first = best_of(lines, search)
+    more = {"epochs": 32, "schedule": [32, 1, 1], "lr": first["lr"]}
+    longer = first | more | {"label": "search longer", "after": first["label"]}
+    if not _all_done([longer], lines):
+        return [*search, longer]
+    kept = best_of(lines, [first, longer])
+    endings = [
+        _without_dropout_inside(kept)
+        | LSTM_MEAN
+        | {"lr": lr, "label": f"search mean {lr:g}", "after": kept["label"]}
+        for lr in (1e-3, 2.5e-3, 5e-3)
+    ]
+    search += [longer, *endings]
+    if not _all_done(search, lines):
+        return search
+    return search + _final(first, longer, best_of(lines, [kept, *endings]))
+
+
+def _final(first: dict, longer: dict, best: dict) -> list[dict]:
+    """The phases that led to `best`, on the whole training part, and `tenth`."""
+    phases = [first | {"label": "first"}]
+    if "longer" in (best["label"] + best.get("after", "")):
+        phases.append(longer | {"label": "longer", "after": "first"})
+    if "average" in best:
+        phases.append(best | {"label": "mean", "after": phases[-1]["label"]})
+    tenth = first | TENTH | {"batch_size": 16, "schedule": [3, 1, 1]}
+    return [{k: v for k, v in p.items() if k != "tune"} for p in (*phases, tenth)]
+
+
+def _without_dropout_inside(settings: dict) -> dict:
+    inside = ("input_dropout", "between", "recurrent", "core_dropout")
+    return {k: v for k, v in settings.items() if k not in inside} | {"core": "lstm"}
 
 
 def lstm_half(lines: list[Line]) -> list[dict]:

@@ -151,8 +151,14 @@ class _Run:
         self.model, self.plan, self.vocab = model, plan, vocab
         self.folder = None if folder is None else Path(folder)
         self.at, self.history = Position(), History()
-        self.optimizer = torch.optim.AdamW(
-            groups, plan.lr, plan.betas, weight_decay=plan.weight_decay, fused=True
+        # AdamW by its other name: the class AdamW forgets `l2_groups` when a run is resumed
+        self.optimizer = torch.optim.Adam(
+            groups,
+            plan.lr,
+            plan.betas,
+            weight_decay=plan.weight_decay,
+            decoupled_weight_decay=True,
+            fused=True,
         )
         if plan.average is not None:
             keep_mean(self.optimizer, plan.average)
