@@ -13,7 +13,14 @@ from charlm_utils.checkpoint import load_checkpoint, load_weights
 from charlm_utils.corpora import load_corpus
 from charlm_utils.device import pick_device, pick_precision, seed_everything
 from charlm_utils.memory import closing_marks
-from charlm_utils.models import CharLM, DropoutLSTM, Ensemble, count_parameters, make_core
+from charlm_utils.models import (
+    CharLM,
+    DropoutLSTM,
+    Ensemble,
+    count_parameters,
+    make_core,
+    set_forget_bias,
+)
 from charlm_utils.schedules import Cycles, decay_groups, l2_groups
 from charlm_utils.training import TrainingDiverged, evaluate, fit
 from charlm_utils.vocab import CharVocab
@@ -39,6 +46,7 @@ DEFAULTS = {
     "input_dropout": 0.0,  # these three: of `DropoutLSTM`, the core "dropout-lstm"
     "between": 0.0,
     "recurrent": 0.0,
+    "forget_bias": None,  # of an LSTM, where its start is set; None: torch's, about 0
     "dropout": 0.0,  # on the core's output, one mask over time
     "nonlinearity": "tanh",  # of the plain RNN
     "start": "torch",  # or "identity": the recurrent matrix of the plain RNN
@@ -94,6 +102,8 @@ def build_model(settings: dict, vocab_size: int) -> CharLM:
     model = CharLM(vocab_size, s["embedding_dim"], core, dropout=s["dropout"])
     if s["start"] == "identity":
         nn.init.eye_(core.weight_hh_l0)
+    if s["forget_bias"] is not None:
+        set_forget_bias(core, s["forget_bias"])
     return model
 
 

@@ -218,6 +218,15 @@ def core_options(core: nn.Module) -> dict[str, bool]:
     return {name: getattr(core, name) for name in names}
 
 
+def set_forget_bias(core: nn.Module, value: float) -> None:
+    """Start the forget gates of an LSTM (torch's, or `DropoutLSTM`) at sigmoid(`value`)."""
+    H = core.hidden_size
+    with torch.no_grad():
+        for name, bias in core.named_parameters():
+            if name.startswith("bias_ih"):
+                bias[H : 2 * H] = value
+
+
 def count_parameters(model: nn.Module) -> int:
     """The number of trainable numbers in a model."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad)

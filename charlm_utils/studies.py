@@ -22,9 +22,10 @@ from charlm_utils.sweeps import STUDIES as LADDER
 from charlm_utils.sweeps import Line, Study
 from charlm_utils.sweeps_deep import STUDIES as DEEP
 from charlm_utils.sweeps_lab import STUDIES as LAB
+from charlm_utils.sweeps_recipes import STUDIES as RECIPES
 from charlm_utils.sweeps_sums import STUDIES as SUMS
 
-STUDIES = LADDER | DEEP | LAB | SUMS
+STUDIES = LADDER | RECIPES | DEEP | LAB | SUMS
 
 
 def load(name: str) -> list[Line]:

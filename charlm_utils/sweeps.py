@@ -52,7 +52,7 @@ def ladder(lines: list[Line]) -> list[dict]:
     common = {"epochs": 4, "batch_size": 32, "seq_len": 32, "dropout": 0.1}
     models = [common | {"core": core, "hidden_size": size} for core, size in LADDER]
     tuning = [m | {"lr": lr, "tune": True} for m in models for lr in LADDER_RATES]
-    if not _all_done(tuning, lines):
+    if not all_done(tuning, lines):
         return tuning
     tuned = [m | {"lr": best_lr(lines, m)} for m in models]
     return tuning + [m | {"seed": seed} for seed in range(3) for m in tuned]
@@ -63,7 +63,7 @@ def bptt(lines: list[Line]) -> list[dict]:
     common = {"core": "rnn", "epochs": 5, "batch_size": 64}
     lengths = [common | {"seq_len": length} for length in (128, 64, 32, 16, 8, 4, 2, 1)]
     tuning = [m | {"lr": lr, "tune": True} for m in lengths for lr in (1e-3, 2e-3, 4e-3)]
-    if not _all_done(tuning, lines):
+    if not all_done(tuning, lines):
         return tuning
     return tuning + [m | {"lr": best_lr(lines, m)} for m in lengths]
 
@@ -127,67 +127,6 @@ LSTM_OURS = {"core": "dropout-lstm", "hidden_size": 512, "num_layers": 2, "seq_l
 LSTM_OURS |= {"input_dropout": 0.05, "between": 0.4, "dropout": 0.4}
 
 
-def lstm_recipes() -> dict[str, dict]:
-    """The recipes between which `lstm_long` chooses, by name."""
-    weights = LSTM_OURS | {"recurrent": 0.2, "lr": 8e-3, "l2": 2e-5}
-    short = {"seq_len": 8, "lr": 1e-2, "l2": 1e-5, "dropout": 0.3}
-    plain = {"core": "lstm", "hidden_size": 512, "num_layers": 2, "core_dropout": 0.5}
-    return {
-        "dropped weights": weights,
-        "stronger decay": weights | {"l2": 5e-5},
-        "twice the updates": LSTM_OURS | {"recurrent": 0.2} | short,
-        "no dropped weights": plain | short,
-    }
-
-
-def lstm_long(lines: list[Line]) -> list[dict]:
-    """Our LSTM: the recipe, its length and its ending searched, then run once.
-
-    The search is on the development part. Four recipes for 16 epochs; the best of them for 32
-    more, after a restart; then one epoch more, at three rates, with the mean of the weights
-    kept. What had the lowest loss there is trained on the whole training part. `tenth` is
-    that recipe on a tenth of the text: short enough to be repeated.
-    """
-    search = [
-        recipe | {"label": f"search {name}", "epochs": 16, "schedule": [16, 1, 1], "tune": True}
-        for name, recipe in lstm_recipes().items()
-    ]
-    if not _all_done(search, lines):
-        return search
-    first = best_of(lines, search)
-    more = {"epochs": 32, "schedule": [32, 1, 1], "lr": first["lr"]}
-    longer = first | more | {"label": "search longer", "after": first["label"]}
-    if not _all_done([longer], lines):
-        return [*search, longer]
-    kept = best_of(lines, [first, longer])
-    endings = [
-        _without_dropout_inside(kept)
-        | LSTM_MEAN
-        | {"lr": lr, "label": f"search mean {lr:g}", "after": kept["label"]}
-        for lr in (1e-3, 2.5e-3, 5e-3)
-    ]
-    search += [longer, *endings]
-    if not _all_done(search, lines):
-        return search
-    return search + _final(first, longer, best_of(lines, [kept, *endings]))
-
-
-def _final(first: dict, longer: dict, best: dict) -> list[dict]:
-    """The phases that led to `best`, on the whole training part, and `tenth`."""
-    phases = [first | {"label": "first"}]
-    if "longer" in (best["label"] + best.get("after", "")):
-        phases.append(longer | {"label": "longer", "after": "first"})
-    if "average" in best:
-        phases.append(best | {"label": "mean", "after": phases[-1]["label"]})
-    tenth = first | TENTH | {"batch_size": 16, "schedule": [3, 1, 1]}
-    return [{k: v for k, v in p.items() if k != "tune"} for p in (*phases, tenth)]
-
-
-def _without_dropout_inside(settings: dict) -> dict:
-    inside = ("input_dropout", "between", "recurrent", "core_dropout")
-    return {k: v for k, v in settings.items() if k not in inside} | {"core": "lstm"}
-
-
 def lstm_half(lines: list[Line]) -> list[dict]:
     """Half of the text, 24 epochs: what holds the network back from learning it by heart."""
     recipe = LSTM_OURS | {"data_share": 0.5, "epochs": 24, "batch_size": 128, "lr": 6e-3}
@@ -220,18 +159,6 @@ def lstm_average(lines: list[Line]) -> list[dict]:
     ]
 
 
-def rnn_long(lines: list[Line]) -> list[dict]:
-    """The plain RNN for 20 epochs, two seeds."""
-    recipe = {"core": "rnn", "epochs": 20, "batch_size": 16, "lr": 2e-3}
-    return [recipe | {"seed": seed} for seed in range(2)]
-
-
-def gru_long(lines: list[Line]) -> list[dict]:
-    """The recipe of the model that comes with the package, two seeds."""
-    recipe = {"epochs": 14, "seq_len": 16, "lr": 6e-3, "dropout": 0.2, "weight_decay": 0.05}
-    return [recipe | {"seed": seed} for seed in range(2)]
-
-
 # source 003's GRU: Adam at 1e-3 for six epochs and 1e-4 for three, 8 characters a step
 GRU_SOURCE = {"embedding_dim": 42, "seq_len": 8, "epochs": 9, "lr": 1e-3, "schedule": "step"}
 GRU_SOURCE |= {"warmup_steps": 0, "betas": [0.9, 0.999], "clip": None}
@@ -244,7 +171,7 @@ def gru_race(lines: list[Line]) -> list[dict]:
     return [point | {"seed": seed} for seed in range(2) for point in (GRU_SOURCE, ours)]
 
 
-def _all_done(points: list[dict], lines: list[Line]) -> bool:
+def all_done(points: list[dict], lines: list[Line]) -> bool:
     return all(any(line["settings"] == point for line in lines) for point in points)
 
 
@@ -252,11 +179,8 @@ STUDIES = {
     "ladder": Study("At equal characters read, how far apart are RNN, GRU and LSTM?", 30, ladder),
     "bptt": Study("How long should the stretch between two cuts be?", 20, bptt),
     "identity": Study("When does an identity start help a plain RNN?", 10, identity),
-    "rnn_long": Study("What does a plain RNN of 256 units reach?", 6, rnn_long),
-    "gru_long": Study("What does a GRU of 256 units reach?", 6, gru_long),
     "gru_race": Study("How soon does a GRU reach the source's 1.3697?", 5, gru_race),
     "lstm_half": Study("What keeps an LSTM from learning the text by heart?", 20, lstm_half),
-    "lstm_long": Study("What does an LSTM of 2 x 512 units reach?", 60, lstm_long),
     "lstm_source": Study("What does the source's LSTM reach on this split?", 60, lstm_source),
     "lstm_average": Study(
         "Whose mean is best: of one run's LSTMs or of several runs'?",

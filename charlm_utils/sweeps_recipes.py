@@ -1,0 +1,132 @@
+"""The recipes whose losses the book prints as its results, searched and then run.
+
+A study here has two parts. Its search is scored on the development part of the text (the last
+tenth of the training part) and committed; then what was best there is trained on the whole
+training part and scored on the held-out part.
+"""
+
+import itertools
+
+from charlm_utils.sweeps import LSTM_MEAN, LSTM_OURS, TENTH, Line, Study, all_done, best_of
+
+SEEDS = (0, 1, 2)
+
+
+def searched(lines: list[Line], points: list[dict], seeds: tuple[int, ...] = SEEDS) -> list[dict]:
+    """The points with `tune`; once they are done, the best of them for each seed."""
+    search = [point | {"tune": True} for point in points]
+    if not all_done(search, lines):
+        return search
+    best = {k: v for k, v in best_of(lines, search).items() if k != "tune"}
+    return search + [best | {"seed": seed} for seed in seeds]
+
+
+def grid(common: dict, **choices: tuple) -> list[dict]:
+    """`common` with every combination of the choices."""
+    values = itertools.product(*choices.values())
+    return [common | dict(zip(choices, combination, strict=True)) for combination in values]
+
+
+def rnn_live(lines: list[Line]) -> list[dict]:
+    """Chapter 5's plain RNN, about a minute of training."""
+    common = {"core": "rnn", "epochs": 10}
+    rates = {"lr": (1e-3, 2e-3, 4e-3), "dropout": (0.0, 0.1)}
+    return searched(lines, grid(common, batch_size=(16, 32), **rates))
+
+
+def rnn_long(lines: list[Line]) -> list[dict]:
+    """The plain RNN for 20 epochs."""
+    common = {"core": "rnn", "epochs": 20, "batch_size": 16}
+    return searched(lines, grid(common, lr=(1e-3, 2e-3), dropout=(0.0, 0.1, 0.2)))
+
+
+def gru_live(lines: list[Line]) -> list[dict]:
+    """Chapter 6's GRU, about a minute of training."""
+    common = {"epochs": 9, "seq_len": 16, "warmup_steps": 400}
+    choices = {"lr": (4e-3, 6e-3, 9e-3), "dropout": (0.1, 0.2), "weight_decay": (0.0, 0.05)}
+    return searched(lines, grid(common, **choices))
+
+
+def gru_long(lines: list[Line]) -> list[dict]:
+    """The recipe of the model that comes with the package."""
+    common = {"epochs": 14, "seq_len": 16, "warmup_steps": 400, "weight_decay": 0.05}
+    return searched(lines, grid(common, lr=(4e-3, 6e-3, 9e-3), dropout=(0.2, 0.3)))
+
+
+def lstm_live(lines: list[Line]) -> list[dict]:
+    """Chapter 7's LSTM, two cycles of 2 + 4 epochs."""
+    common = {"core": "dropout-lstm", "hidden_size": 512, "num_layers": 2, "batch_size": 32}
+    common |= {"seq_len": 16, "epochs": 6, "schedule": [2, 2, 2], "forget_bias": 1.0}
+    common |= {"input_dropout": 0.05, "dropout": 0.3, "weight_decay": 0.02}
+    return searched(lines, grid(common, lr=(4e-3, 6e-3), between=(0.15, 0.25)))
+
+
+def lstm_recipes() -> dict[str, dict]:
+    """The recipes between which `lstm_long` chooses, by name."""
+    weights = LSTM_OURS | {"recurrent": 0.2, "lr": 8e-3, "l2": 2e-5}
+    short = {"seq_len": 8, "lr": 1e-2, "l2": 1e-5, "dropout": 0.3}
+    plain = {"core": "lstm", "hidden_size": 512, "num_layers": 2, "core_dropout": 0.5}
+    return {
+        "dropped weights": weights,
+        "stronger decay": weights | {"l2": 5e-5},
+        "twice the updates": LSTM_OURS | {"recurrent": 0.2} | short,
+        "no dropped weights": plain | short,
+    }
+
+
+def lstm_long(lines: list[Line]) -> list[dict]:
+    """Our LSTM: the recipe, its length and its ending searched, then run once.
+
+    The search is on the development part. Four recipes for 16 epochs; the best of them for 32
+    more, after a restart; then one epoch more, at three rates, with the mean of the weights
+    kept. What had the lowest loss there is trained on the whole training part. `tenth` is
+    that recipe on a tenth of the text: short enough to be repeated.
+    """
+    search = [
+        recipe | {"label": f"search {name}", "epochs": 16, "schedule": [16, 1, 1], "tune": True}
+        for name, recipe in lstm_recipes().items()
+    ]
+    if not all_done(search, lines):
+        return search
+    first = best_of(lines, search)
+    more = {"epochs": 32, "schedule": [32, 1, 1], "lr": first["lr"]}
+    longer = first | more | {"label": "search longer", "after": first["label"]}
+    if not all_done([longer], lines):
+        return [*search, longer]
+    kept = best_of(lines, [first, longer])
+    endings = [
+        _without_dropout_inside(kept)
+        | LSTM_MEAN
+        | {"lr": lr, "label": f"search mean {lr:g}", "after": kept["label"]}
+        for lr in (1e-3, 2.5e-3, 5e-3)
+    ]
+    search += [longer, *endings]
+    if not all_done(search, lines):
+        return search
+    return search + _final(first, longer, best_of(lines, [kept, *endings]))
+
+
+def _final(first: dict, longer: dict, best: dict) -> list[dict]:
+    """The phases that led to `best`, on the whole training part, and `tenth`."""
+    phases = [first | {"label": "first"}]
+    if "longer" in (best["label"] + best.get("after", "")):
+        phases.append(longer | {"label": "longer", "after": "first"})
+    if "average" in best:
+        phases.append(best | {"label": "mean", "after": phases[-1]["label"]})
+    tenth = first | TENTH | {"batch_size": 16, "schedule": [3, 1, 1]}
+    return [{k: v for k, v in p.items() if k != "tune"} for p in (*phases, tenth)]
+
+
+def _without_dropout_inside(settings: dict) -> dict:
+    inside = ("input_dropout", "between", "recurrent", "core_dropout")
+    return {k: v for k, v in settings.items() if k not in inside} | {"core": "lstm"}
+
+
+STUDIES = {
+    "rnn_live": Study("What does a plain RNN of 256 units reach in a minute?", 15, rnn_live),
+    "rnn_long": Study("What does a plain RNN of 256 units reach?", 20, rnn_long),
+    "gru_live": Study("What does a GRU of 256 units reach in a minute?", 20, gru_live),
+    "gru_long": Study("What does a GRU of 256 units reach?", 20, gru_long),
+    "lstm_live": Study("What does an LSTM of 2 x 512 units reach in minutes?", 35, lstm_live),
+    "lstm_long": Study("What does an LSTM of 2 x 512 units reach?", 60, lstm_long),
+}
