@@ -1,6 +1,7 @@
 # make book   render _build/html from the stored outputs
 # make test   everything that must hold
 # make run    execute the notebooks in place (NB=notebooks/03_looped_rnn.ipynb for one of them)
+# make anywhere  the notebooks as other processors compute them (hours; goes on where it stopped)
 # make lint   ruff only;  make clean  removes what was built, not .venv
 
 SHELL := /bin/bash
@@ -11,7 +12,7 @@ ALL := $(sort $(wildcard notebooks/*.ipynb))
 # the floors of A1 come first: other notebooks read them
 NB ?= $(filter notebooks/A1%,$(ALL)) $(filter-out notebooks/A1%,$(ALL))
 
-.PHONY: book test run lint clean
+.PHONY: book test run anywhere lint clean
 
 book: $(READY)
 	$(BIN)/jupyter-book build . --quiet
@@ -36,6 +37,9 @@ else
 endif
 	$(BIN)/python book/tools/pages.py
 	$(BIN)/python book/tools/checklist.py
+
+anywhere: $(READY)
+	$(BIN)/python book/tools/anywhere.py $(NB)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -21,8 +21,9 @@ ROOT = Path(__file__).resolve().parent
 CELL_SECONDS = 30 * 60
 LAX = "CHARLM_LAX"  # {notebook: its missing corpora} as JSON, for xdist's workers
 DECIMAL = r"(?<![\d.])[-+]?\d+\.\d+(?:[eE][-+]?\d+)?(?!\.?\d)"
-NUMBER = re.compile(DECIMAL)
-PADDED = re.compile(f" *{DECIMAL} *")  # a column's padding depends on the digits
+SPREAD = r"(?<![\d.])[-+]?\d+(?:\.\d+)? ± \d+(?:\.\d+)?(?!\.?\d)"  # `1.35 ± 0.03`, `74 ± 3`
+NUMBER = re.compile(f"{SPREAD}|{DECIMAL}")
+PADDED = re.compile(f" *(?:{SPREAD}|{DECIMAL}) *")  # a column's padding depends on the digits
 
 
 # ---- numbers ----------------------------------------------------------------------------------
@@ -32,13 +33,26 @@ def close(stored, new):
     """Whether two printed decimals agree.
 
     Within 2 %, or, where both print at least three decimals, within one unit of the last place.
+    Decimals printed with their spread, `1.35 ± 0.03`, agree within that spread, which must be
+    the same on both sides.
     """
+    if "±" in stored or "±" in new:
+        return close_within(stored, new)
     a, b = Decimal(stored), Decimal(new)
     if abs(a - b) <= Decimal("0.02") * max(abs(a), abs(b)):
         return True
     places = min(len(re.split("[.eE]", text)[1]) for text in (stored, new))
     unit = Decimal(1).scaleb(min(a.as_tuple().exponent, b.as_tuple().exponent))
     return places >= 3 and abs(a - b) <= unit
+
+
+def close_within(stored, new):
+    """Whether two numbers with a spread agree; one without never agrees with one that has it."""
+    parts = [[Decimal(part) for part in text.split(" ± ")] for text in (stored, new)]
+    if [len(part) for part in parts] != [2, 2]:
+        return False
+    (a, spread), (b, other) = parts
+    return spread == other and abs(a - b) <= spread
 
 
 class Tolerant(str):
@@ -147,8 +161,11 @@ def await_reply(self, msg_id, timeout=None):
             return
 
 
+NUDGE = "from charlm_utils.device import nudge_trainings; nudge_trainings({seed})"
+
+
 def persistent(start_new_kernel, attempts=3):
-    """A starter of kernels that tries again.
+    """A starter of kernels that tries again, and nudges (`CHARLM_NUDGE`, for `make anywhere`).
 
     Ports are picked before the kernel binds them: two workers may pick the same, and one dies.
     """
@@ -156,7 +173,10 @@ def persistent(start_new_kernel, attempts=3):
     def start(startup_timeout, kernel_name, stderr, cwd):
         for left in reversed(range(attempts)):
             try:
-                return start_new_kernel(startup_timeout, kernel_name, stderr=stderr, cwd=cwd)
+                kernel = start_new_kernel(startup_timeout, kernel_name, stderr=stderr, cwd=cwd)
+                if seed := int(os.environ.get("CHARLM_NUDGE", "0")):
+                    kernel[1].execute_interactive(NUDGE.format(seed=seed), store_history=False)
+                return kernel
             except RuntimeError:
                 if not left:
                     raise

@@ -1,8 +1,10 @@
 """Where to compute, how precisely, and from which seed."""
 
 import contextlib
+import os
 import platform
 import random
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -33,8 +35,14 @@ def pick_device(name: str | None = None) -> torch.device:
 
 
 def pick_precision(device: torch.device | str) -> str:
-    """`bf16` where the hardware multiplies bfloat16, else `float32`."""
+    """`bf16` where the hardware multiplies bfloat16, else `float32`.
+
+    The variable `CHARLM_PRECISION` (`bf16` or `float32`) overrides it.
+    """
     device = torch.device(device)
+    if asked := os.environ.get("CHARLM_PRECISION"):
+        autocast(device, asked)  # or ValueError
+        return asked
     if device.type == "cuda":
         fast = torch.cuda.get_device_capability(device) >= (8, 0)  # Ampere and later
     else:
@@ -56,6 +64,27 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed % 2**32)
     torch.manual_seed(seed)
+
+
+def nudge_trainings(seed: int, size: float = 1e-6) -> None:
+    """From now on each training starts from weights multiplied by 1 + `size` × noise.
+
+    That is about what another processor's rounding does to it. The noise is drawn from
+    `seed`, from a generator of its own, just before an optimizer's first step.
+    """
+    generator, known = torch.Generator().manual_seed(seed), weakref.WeakSet()
+
+    @torch.no_grad()
+    def nudge(optimizer: torch.optim.Optimizer, *_) -> None:
+        if optimizer in known:
+            return
+        known.add(optimizer)
+        for group in optimizer.param_groups:
+            for weights in group["params"]:
+                noise = torch.randn(weights.shape, generator=generator)
+                weights.mul_(1 + size * noise.to(weights))
+
+    torch.optim.optimizer.register_optimizer_step_pre_hook(nudge)
 
 
 def _cpu_multiplies_bf16() -> bool:
