@@ -6,9 +6,12 @@ Under `make run` (`CHARLM_RECORD=1`) `record` writes; under the tests (`CHARLM_C
 asserts; in a reader's hands it shows both numbers.
 """
 
+import contextlib
 import json
 import math
 import os
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 from charlm_utils.corpora import stand_in_used
@@ -111,9 +114,26 @@ def _measure(key: str, value: float) -> None:
 
 def _store(key: str, value: float) -> None:
     path = book_folder() / "results.json"
-    known = _load("results.json")
-    known[key] = float(f"{value:.5g}")
-    part = path.with_suffix(f".{os.getpid()}.part")
-    text = json.dumps(dict(sorted(known.items())), indent=1)
-    part.write_text(text + "\n", encoding="utf-8")
-    part.replace(path)
+    with _locked(path):
+        known = _load("results.json")
+        known[key] = float(f"{value:.5g}")
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(dict(sorted(known.items())), indent=1) + "\n", encoding="utf-8")
+        part.replace(path)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Two notebooks that record at the same time do so one after the other."""
+    lock = path.with_suffix(".lock")
+    for _ in range(600):
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(lock, os.O_CREAT | os.O_EXCL))
+            break
+        time.sleep(0.1)
+    else:
+        raise TimeoutError(f"{lock} is there for a minute: remove it if nothing is running")
+    try:
+        yield
+    finally:
+        lock.unlink()

@@ -13,6 +13,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 LONG = ("08", "09", "A2", "A4")  # chapters that may be longer
+NUMBERS = re.compile(r"\n?<!-- numbers\n.*?-->", re.DOTALL)
 FENCE = re.compile(r"^(`{3,}|:{3,}).*$")
 
 
@@ -35,10 +36,14 @@ def code_cells(path):
 
 
 def markdown(path):
-    """Sources of a notebook's Markdown cells, or a page's whole text as a list of one."""
+    """Sources of a notebook's Markdown cells, or a page's whole text as a list of one.
+
+    Without the comments that bind numbers, which no reader sees.
+    """
     if path.suffix == ".md":
-        return [path.read_text(encoding="utf-8")]
-    return [cell.source for cell in notebook(path).cells if cell.cell_type == "markdown"]
+        return [NUMBERS.sub("", path.read_text(encoding="utf-8"))]
+    cells = (cell for cell in notebook(path).cells if cell.cell_type == "markdown")
+    return [NUMBERS.sub("", cell.source) for cell in cells]
 
 
 def headings(path, level):
