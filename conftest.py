@@ -239,6 +239,9 @@ def pytest_collection_modifyitems(config, items):
         item.user_properties.append(("cell", f"{kind} {item.path.name}"))
 
 
+KINDS = {"compared": "compared", "tagged": "tagged and run only", "lax": "lax"}
+
+
 def pytest_terminal_summary(terminalreporter):
     rows, seen = {}, set()
     reports = [r for group in terminalreporter.stats.values() for r in group]
@@ -247,7 +250,7 @@ def pytest_terminal_summary(terminalreporter):
         if cell is None:
             continue
         kind, notebook = cell.split(" ", 1)
-        row = rows.setdefault(notebook, {"seconds": 0.0, "compared": 0, "tagged": 0, "lax": 0})
+        row = rows.setdefault(notebook, {"seconds": 0.0} | dict.fromkeys(KINDS, 0))
         row["seconds"] += report.duration
         row[kind] += report.nodeid not in seen
         seen.add(report.nodeid)
@@ -257,3 +260,7 @@ def pytest_terminal_summary(terminalreporter):
     for notebook, row in sorted(rows.items()):
         counts = f"{row['compared']:9} {row['tagged']:7} {row['lax']:5}"
         terminalreporter.line(f"{row['seconds']:8.1f} {counts}  {notebook}")
+    if rows:
+        kinds = {kind: sum(row[kind] for row in rows.values()) for kind in KINDS}
+        what = ", ".join(f"{count} {KINDS[kind]}" for kind, count in kinds.items())
+        terminalreporter.line(f"{sum(kinds.values())} cells: {what}")

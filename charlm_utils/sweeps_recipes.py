@@ -30,14 +30,14 @@ def grid(common: dict, **choices: tuple) -> list[dict]:
 def rnn_live(lines: list[Line]) -> list[dict]:
     """Chapter 5's plain RNN, about a minute of training."""
     common = {"core": "rnn", "epochs": 10}
-    rates = {"lr": (1e-3, 2e-3, 4e-3), "dropout": (0.0, 0.1)}
+    rates = {"lr": (1e-3, 2e-3, 4e-3, 8e-3), "dropout": (0.0, 0.1)}
     return searched(lines, grid(common, batch_size=(16, 32), **rates))
 
 
 def rnn_long(lines: list[Line]) -> list[dict]:
     """The plain RNN for 20 epochs."""
     common = {"core": "rnn", "epochs": 20, "batch_size": 16}
-    return searched(lines, grid(common, lr=(1e-3, 2e-3), dropout=(0.0, 0.1, 0.2)))
+    return searched(lines, grid(common, lr=(2e-3, 4e-3), dropout=(0.0, 0.1)))
 
 
 def gru_live(lines: list[Line]) -> list[dict]:
@@ -50,7 +50,7 @@ def gru_live(lines: list[Line]) -> list[dict]:
 def gru_long(lines: list[Line]) -> list[dict]:
     """The recipe of the model that comes with the package."""
     common = {"epochs": 14, "seq_len": 16, "warmup_steps": 400, "weight_decay": 0.05}
-    return searched(lines, grid(common, lr=(4e-3, 6e-3, 9e-3), dropout=(0.2, 0.3)))
+    return searched(lines, grid(common, lr=(6e-3, 9e-3), dropout=(0.2, 0.3)))
 
 
 def lstm_live(lines: list[Line]) -> list[dict]:
