@@ -42,6 +42,25 @@ def load(name: str) -> list[Line]:
     return _read(path)
 
 
+def tuning(name: str) -> list[Line]:
+    """A study's finished runs that were scored on the development part: its search."""
+    return [line for line in _finished(name) if line["settings"].get("tune")]
+
+
+def final(name: str) -> list[Line]:
+    """A study's finished runs that were scored on the held-out part."""
+    return [line for line in _finished(name) if not line["settings"].get("tune")]
+
+
+def chosen(name: str) -> dict:
+    """The settings of a study's search with the lowest last loss on the development part.
+
+    Raises `ValueError` where nothing was searched yet.
+    """
+    best = min(tuning(name), key=lambda line: line["valid"][-1])
+    return {key: value for key, value in best["settings"].items() if key != "tune"}
+
+
 def find(name: str) -> Study:
     """The study of this name, or `ValueError`."""
     if name not in STUDIES:
