@@ -175,7 +175,10 @@ def persistent(start_new_kernel, attempts=3):
             try:
                 kernel = start_new_kernel(startup_timeout, kernel_name, stderr=stderr, cwd=cwd)
                 if seed := int(os.environ.get("CHARLM_NUDGE", "0")):
-                    kernel[1].execute_interactive(NUDGE.format(seed=seed), store_history=False)
+                    nudge = NUDGE.format(seed=seed)
+                    reply = kernel[1].execute_interactive(nudge, store_history=False)["content"]
+                    if reply["status"] != "ok":  # an unnudged run would pass for a nudged one
+                        raise RuntimeError(f"not nudged: {reply.get('evalue')}")
                 return kernel
             except RuntimeError:
                 if not left:

@@ -172,6 +172,7 @@ def gru_race(lines: list[Line]) -> list[dict]:
 
 
 def all_done(points: list[dict], lines: list[Line]) -> bool:
+    """Whether each of these points has a finished run."""
     return all(any(line["settings"] == point for line in lines) for point in points)
 
 

@@ -21,7 +21,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from pages import printed
+from pages import UNITS, printed
 
 from charlm_utils.results import record
 
@@ -103,7 +103,7 @@ def run_console(body, folder, stop):
 def record_all(body, name):
     """The numbers of a block, to results.json."""
     for found in printed(body, name):
-        if found.key not in ("bits", "perplexity"):
+        if found.key not in UNITS:
             record(found.key, float(found.text.replace(",", "")))
 
 

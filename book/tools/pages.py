@@ -40,6 +40,11 @@ PUBLISHED = "as published"
 NOTHING = "nothing to choose"
 UNTUNED = "not tuned"
 
+LIKE_OURS = (  # splits of others that are ours, too
+    "90/10, contiguous",
+    "d2l's: trained on the first 10,032 letters, 5,032 held out",
+)
+
 
 class Row(NamedTuple):
     """One line of the results tables; keys are those of results.json and published.json."""
@@ -364,21 +369,33 @@ def runs(study):
     return [json.loads(text) for text in texts]
 
 
+def is_search(line):
+    """Whether a run was scored on the development part only."""
+    return bool(line["settings"].get("tune"))
+
+
 def seeds(row):
     """One number for each seed of the final runs behind a row, in its unit.
 
-    `tune` marks a run of the search; it is none of them. They differ in nothing but the seed;
-    where several recipes were run, they are those of the recipe with the most seeds.
+    They differ in nothing but the seed; where several recipes were run, they are those of the
+    recipe with the most seeds.
     """
     groups = {}
     for line in runs(row.seeds) if row.seeds else []:
         settings = dict(line["settings"])
         seed, ends = settings.pop("seed", 0), line.get("exact" if row.unit == "%" else "valid")
         wanted = row.where is None or settings.get(row.where[0]) == row.where[1]
-        if ends and wanted and not settings.get("tune"):
+        if ends and wanted and not is_search(line):
             end = math.exp(ends[-1]) if row.unit == "perplexity" else ends[-1]
             groups.setdefault(json.dumps(settings, sort_keys=True), {})[seed] = end
     return list(max(groups.values(), key=len, default={}).values())
+
+
+def how_chosen(row):
+    """How a row's settings were chosen; nothing passes for tuned whose search is not on record."""
+    if row.chosen == DEVELOPMENT and row.seeds:
+        return DEVELOPMENT if any(map(is_search, runs(row.seeds))) else FLATTERING
+    return row.chosen
 
 
 # ---- tables of results ------------------------------------------------------------------------
@@ -418,6 +435,13 @@ def cited(row, published):
     return "; ".join(f"{p['value']} ({p['model']}; {p['split']})" for p in found) or "–"
 
 
+def figures(row, published):
+    """The published figures without a word; † where they belong to another split than ours."""
+    found = (published[key] for key in row.published)
+    marks = [f"{p['value']}{'' if p['split'] in LIKE_OURS else ' †'}" for p in found]
+    return ", ".join(marks) or "–"
+
+
 def chosen_rows(results, part):
     return [row for row in ROWS if row.part == part and row.key in results]
 
@@ -436,7 +460,7 @@ def best_table(results, published):
     for row in chosen_rows(results, "best"):
         mine, _, best = losses(results, row)
         unit = " (perplexity)" if row.unit == "perplexity" else ""
-        where = [row.chosen, counted(row), cited(row, published), chapter(row)]
+        where = [how_chosen(row), counted(row), cited(row, published), chapter(row)]
         rows.append([row.text, row.label, mine + unit, best + unit, *where])
     return table(header, rows)
 
@@ -447,7 +471,7 @@ def ladder_table(results, published):
     header += ["Settings chosen on", "Seeds", "Published, on its own split"]
     rows = [
         [chapter(row), row.label, *losses(results, row)]
-        + [row.chosen, counted(row), cited(row, published)]
+        + [how_chosen(row), counted(row), cited(row, published)]
         for row in chosen_rows(results, "ladder")
     ]
     return table(header, rows)
@@ -460,22 +484,22 @@ def other_table(results, published):
     rows = []
     for row in chosen_rows(results, "other"):
         mine, _, best = losses(results, row)
-        theirs = ", ".join(str(published[key]["value"]) for key in row.published) or "–"
+        theirs = figures(row, published)
         start = [chapter(row), row.text, row.label]
-        rows.append([*start, mine, best, theirs, row.chosen, counted(row)])
+        rows.append([*start, mine, best, theirs, how_chosen(row), counted(row)])
     return table(header, rows)
 
 
 def readme_table(results, published):
     """Ten rows: the lowest of each text first, then the ladder."""
-    header = ["Model", "This book:", "Best count table:", "Published, other split:"]
+    header = ["Model", "This book:", "Best count table:", "Published:"]
     header += ["Settings chosen on", "Seeds", "Chapter"]
     rows = []
     for row in (row for row in ROWS if row.readme and row.key in results):
         mine, _, best = losses(results, row)
-        theirs = ", ".join(str(published[key]["value"]) for key in row.published) or "–"
+        theirs = figures(row, published)
         label = f"{row.text}: {row.label}"
-        rows.append([label, mine, best, theirs, row.chosen, counted(row), chapter(row)])
+        rows.append([label, mine, best, theirs, how_chosen(row), counted(row), chapter(row)])
     return table(header, rows)
 
 
@@ -493,7 +517,7 @@ def studies_table(_results, _published):
     rows = []
     for name, study in STUDIES.items():
         lines = runs(name)
-        search = sum(bool(line["settings"].get("tune")) for line in lines)
+        search = sum(map(is_search, lines))
         # `wall` of a run that was stopped and went on holds its last part only
         minutes = sum(max([line["wall"], *line.get("seconds", [])]) for line in lines) / 60
         counts = (search, len(lines) - search, looks(name))
@@ -502,26 +526,22 @@ def studies_table(_results, _published):
     return table(header, rows)
 
 
-TEXTS = (  # label, name of the text, name of the run
-    ("60,000 characters of `python-docs`", "small", "small-dropout"),
-    ("`python-docs`", "python-docs", "docs"),
-    ("`tinyshakespeare`", "tinyshakespeare", "tinyshakespeare"),
+TEXTS = (  # label, name of the text, key of the GRU's loss after its last epoch
+    ("60,000 characters of `python-docs`", "small", "own_text.small-dropout.valid.15"),
+    ("`python-docs`", "python-docs", "own_text.docs.valid"),
+    ("`tinyshakespeare`", "tinyshakespeare", "own_text.tinyshakespeare.valid"),
 )
 
 
 def texts_table(results, _published):
     """The three texts on the page about one's own: the best table beside a GRU."""
-    header = ["Text", "Characters to train on:", "Best table:", "GRU:", "Epochs:"]
+    header = ["Text", "Thousand characters to train on:", "Best table:", "GRU:"]
     rows = []
-    for label, text, run in TEXTS:
+    for label, text, key in TEXTS:
+        held_out = results[f"own_text.{text}.held_out"]  # a tenth of the text
         tables = [v for k, v in results.items() if k.startswith(f"own_text.{text}.kn.")]
-        epochs = [k for k in results if re.fullmatch(rf"own_text\.{run}\.valid\.\d+", k)]
-        last = max((int(k.split(".")[-1]) for k in epochs), default=0)
-        size, loss = (results.get(f"own_text.{k}") for k in (f"{text}.characters", f"{run}.valid"))
-        loss = results.get(f"own_text.{run}.valid.{last}", loss)
-        shown = f"{size:,.0f}" if size else "–"
         best = min(tables, default=None)
-        rows.append([label, shown, number(best), number(loss), str(last or "–")])
+        rows.append([label, f"{9 * held_out / 1000:,.0f}", number(best), number(results[key])])
     return table(header, rows)
 
 
@@ -539,27 +559,33 @@ TABLES = {
 # ---- console blocks ---------------------------------------------------------------------------
 
 NUM = r"(\d+\.\d+)"
-LOSSES = rf" +{NUM} +{NUM} +{NUM}"  # nats, bits, perplexity
-# what a line of output looks like, and the keys of its numbers; None follows from the one before
+LOSSES = rf" +{NUM} +{NUM} +{NUM}"
+UNITS = ("bits", "perplexity")  # these follow from the loss on their line and have no key
+# what a line of output looks like, and the key of each number in it but the label
 PRINTED = (
-    (rf"epoch (\d+): training {NUM}, validation {NUM}, \d+ s", ("{0}.train.{1}", "{0}.valid.{1}")),
+    (
+        rf"epoch (?P<label>\d+): training {NUM}, validation {NUM}, \d+ s",
+        ("{run}.train.{label}", "{run}.valid.{label}"),
+    ),
     (
         rf"validation {NUM} nats = {NUM} bits per character, perplexity {NUM}",
-        ("{0}.valid", "bits", "perplexity"),
+        ("{run}.valid", *UNITS),
     ),
     (
         r"\S+: ([\d,]+) characters to train on, ([\d,]+) held out, (\d+) distinct; "
         r"([\d,]+) parameters; .+",
-        ("{0}.characters", "{0}.held_out", "{0}.distinct", "{0}.parameters"),
+        ("{run}.characters", "{run}.held_out", "{run}.distinct", "{run}.parameters"),
     ),
     (r"the last tenth of \S+, ([\d,]+) characters", ("{text}.held_out",)),
-    (rf"this model{LOSSES}", ("{0}.valid", "bits", "perplexity")),
-    (rf"(uniform|unigram|\d-gram|bz2|xz)(?:, Kneser-Ney)?{LOSSES}", None),
-    (rf"{NUM} nats per character", ("{0}.known",)),
-    (NUM, ("{0}.valid",)),
+    (rf"this model{LOSSES}", ("{run}.valid", *UNITS)),
+    (
+        rf"(?P<label>uniform|unigram|\d-gram|bz2|xz)(?:, Kneser-Ney)?{LOSSES}",
+        ("{text}.{label}", *UNITS),
+    ),
+    (rf"{NUM} nats per character", ("{run}.known",)),
+    (NUM, ("{run}.valid",)),
 )
-EMPTY = re.compile(r"(?:stopped; .*|in \d+ s; .*| +nats +bits +perplexity)?")
-TABLE_KEYS = {"unigram": "kn.0"} | {f"{n}-gram": f"kn.{n - 1}" for n in range(2, 10)}
+LABELS = {"unigram": "kn.0"} | {f"{n}-gram": f"kn.{n - 1}" for n in range(2, 10)}  # as A1's keys
 
 
 class Printed(NamedTuple):
@@ -568,8 +594,8 @@ class Printed(NamedTuple):
     start: int
     end: int
     text: str
-    key: str  # of results.json; or "bits", "perplexity", which follow from `nats`
-    nats: str = ""  # the key of the loss on its line
+    key: str  # of results.json, or one of UNITS
+    loss: str  # the key of the first number on its line
 
 
 def names_of(command, before):
@@ -612,18 +638,16 @@ def numbers_of(line, names):
         match = re.fullmatch(pattern, line)
         if match is None:
             continue
-        first = match.re.groups - (len(keys) if keys else 3) + 1  # groups before are no results
-        if keys is None:  # a floor: its label says which
-            kind = TABLE_KEYS.get(match[1], match[1])
-            keys = (f"{{text}}.{kind}", "bits", "perplexity")
-        label = match[1] if first > 1 else ""
-        keys = [key.format(run, label, text=text) for key in keys]
-        full = [k if k in ("bits", "perplexity") else f"own_text.{k}" for k in keys]
-        spans = range(first, first + len(keys))
-        return [
-            Printed(*match.span(i), match[i], k, full[0]) for i, k in zip(spans, full, strict=True)
+        label = match.groupdict().get("label")
+        label = LABELS.get(label, label)
+        keys = [
+            key if key in UNITS else "own_text." + key.format(run=run, text=text, label=label)
+            for key in keys
         ]
-    if re.search(r"\d\.\d", line) and not EMPTY.fullmatch(line):
+        groups = set(range(1, match.re.groups + 1)) - set(match.re.groupindex.values())
+        places = zip(sorted(groups), keys, strict=True)
+        return [Printed(*match.span(i), match[i], key, keys[0]) for i, key in places]
+    if re.search(r"\d\.\d", line):
         raise ValueError(f"a number without a key: {line!r}")
     return []
 
@@ -639,12 +663,12 @@ def refilled(block, name, results):
 
 def as_recorded(found, results):
     """The text of a number's recorded value, as wide as what stands there."""
-    if found.key not in ("bits", "perplexity"):
+    if found.key not in UNITS:
         value = results[found.key]
         places = len(found.text.split(".")[1]) if "." in found.text else 0
         agrees = float(f"{float(found.text.replace(',', '')):.5g}") == value  # as it is stored
     else:
-        loss = results[found.nats]
+        loss = results[found.loss]
         value, slope, places = loss / math.log(2), 1 / math.log(2), 4
         if found.key == "perplexity":
             value, slope, places = math.exp(loss), math.exp(loss), 3
