@@ -120,6 +120,8 @@ def test_nothing_passes_for_tuned_without_a_search(runs):
     assert pages.how_chosen(row()) == pages.FLATTERING  # no file
     runs(line(1.4))
     assert pages.how_chosen(row()) == pages.FLATTERING
+    runs(line(1.3, tune=True))  # searched, but not yet run
+    assert pages.how_chosen(row()) == pages.FLATTERING
     runs(line(1.3, tune=True), line(1.4))
     assert pages.how_chosen(row()) == pages.DEVELOPMENT
     assert pages.how_chosen(row(seeds=None)) == pages.DEVELOPMENT

@@ -21,7 +21,7 @@ from charlm_utils.experiments import (
 from charlm_utils.models import DropoutLSTM
 from charlm_utils.studies import STUDIES, load, looks, rerun, run_study
 from charlm_utils.sweeps import Study, best_lr
-from charlm_utils.sweeps_recipes import SEEDS, lstm_long, lstm_recipes, searched
+from charlm_utils.sweeps_recipes import SEEDS, lstm_chosen, lstm_recipes, searched
 
 SMALL = {"hidden_size": 12, "embedding_dim": 6, "batch_size": 8, "seq_len": 20, "epochs": 2}
 CPU = torch.device("cpu")
@@ -464,14 +464,14 @@ def test_a_recipe_is_chosen_on_the_development_part(name):
 
 
 def chain(losses):
-    """`lstm_long` done to its end: its points, given the losses of the search by label."""
-    lines, points = [], lstm_long([])
+    """`lstm_chosen` done to its end: its points, given the losses of the search by label."""
+    lines, points = [], lstm_chosen([])
     while (todo := [p for p in points if not any(p == line["settings"] for line in lines)]) and (
         todo[0].get("tune")
     ):
         assert all(p.get("tune") for p in todo), "the search is not done"
         lines += lines_of(todo, [losses(p["label"]) for p in todo])
-        points = lstm_long(lines)
+        points = lstm_chosen(lines)
     return points
 
 

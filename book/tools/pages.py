@@ -56,7 +56,7 @@ class Row(NamedTuple):
     key: str  # this book's number
     chosen: str  # how its settings were chosen
     seeds: str | None = None  # the study whose final runs say how many seeds; without one, 1
-    where: tuple[str, str] | None = None  # of them, those with this setting
+    where: tuple[str, str | None] | None = None  # of them, those with this setting
     same_context: str | None = None  # count table of the same context
     best_table: str | None = None  # best Kneser-Ney table on the same split, scored likewise
     published: tuple[str, ...] = ()
@@ -194,7 +194,6 @@ ROWS = (
         same_context="03.table.wb8",
         best_table=MIXED_TABLE,
         published=("fastai.concat.valid",),
-        readme=True,
     ),
     Row(
         part="ladder",
@@ -258,6 +257,18 @@ ROWS = (
         chosen=DEVELOPMENT,
         seeds="gru_live",
         best_table=LOWER_TABLE,
+        readme=True,
+    ),
+    Row(
+        part="ladder",
+        text=f"{LOWER}, the lesson's cut",
+        chapter="06_gru",
+        label="the same on the fast.ai lesson's cut, mean of the seeds",
+        key="06.cut.gru",
+        chosen=f"{DEVELOPMENT} of our cut",
+        seeds="lesson_cut",
+        where=("core", None),
+        best_table="A1.fastai_cut.best",
         published=("fastai.gru.valid",),
         readme=True,
     ),
@@ -394,7 +405,8 @@ def seeds(row):
 def how_chosen(row):
     """How a row's settings were chosen; nothing passes for tuned whose search is not on record."""
     if row.chosen == DEVELOPMENT and row.seeds:
-        return DEVELOPMENT if any(map(is_search, runs(row.seeds))) else FLATTERING
+        kinds = set(map(is_search, runs(row.seeds)))
+        return DEVELOPMENT if kinds == {True, False} else FLATTERING
     return row.chosen
 
 
@@ -438,7 +450,8 @@ def cited(row, published):
 def figures(row, published):
     """The published figures without a word; † where they belong to another split than ours."""
     found = (published[key] for key in row.published)
-    marks = [f"{p['value']}{'' if p['split'] in LIKE_OURS else ' †'}" for p in found]
+    same = row.text.endswith("the lesson's cut")
+    marks = [f"{p['value']}{'' if same or p['split'] in LIKE_OURS else ' †'}" for p in found]
     return ", ".join(marks) or "–"
 
 
@@ -498,7 +511,7 @@ def readme_table(results, published):
     for row in (row for row in ROWS if row.readme and row.key in results):
         mine, _, best = losses(results, row)
         theirs = figures(row, published)
-        label = f"{row.text}: {row.label}"
+        label = f"{row.text.split(', the lesson')[0]}: {row.label}"
         rows.append([label, mine, best, theirs, how_chosen(row), counted(row), chapter(row)])
     return table(header, rows)
 
