@@ -99,22 +99,40 @@ def cells(report):
 
 
 def spreads(found):
-    """{key: spread} of the keys that the runs of one notebook recorded."""
+    """{key: spread} of the keys that the runs of one notebook recorded.
+
+    With few runs a number may stay near its stored value by luck. So one that moved at all gets
+    at least the share by which the notebook's numbers move on the whole.
+    """
     known = json.loads((ROOT / "book" / "results.json").read_text(encoding="utf-8"))
-    keys = {key for one in found.values() for key in one["values"]}
-    return {key: spread(known[key], _values(found, key)) for key in sorted(keys) if key in known}
+    keys = sorted({key for one in found.values() for key in one["values"]} & known.keys())
+    values = {key: _values(found, key) for key in keys}
+    share = common_share([(known[key], values[key]) for key in keys])
+    return {key: spread(known[key], values[key], share) for key in keys}
+
+
+def common_share(numbers):
+    """Root mean square of the relative deviations of all that moved, none above one percent."""
+    off = [min(deviation(stored, values) / abs(stored), 0.01) for stored, values in numbers
+           if stored and deviation(stored, values) > results.rounding(stored)]  # fmt: skip
+    return math.sqrt(sum(d * d for d in off) / len(off)) if off else 0.0
+
+
+def deviation(stored, values):
+    """Root mean square of the deviations from `stored`."""
+    return math.sqrt(sum((value - stored) ** 2 for value in values) / len(values))
 
 
 def _values(found, key):
     return [one["values"][key] for one in found.values() if key in one["values"]]
 
 
-def spread(stored, values):
-    """`MARGIN` root mean squares of the deviations from `stored`, rounded up to two digits."""
-    off = [value - stored for value in values]
-    size = MARGIN * math.sqrt(sum(d * d for d in off) / len(off))
-    if size <= 2 * results.rounding(stored):  # what five stored digits leave out
+def spread(stored, values, share=0.0):
+    """`MARGIN` times the deviation from `stored`, or that `share` of it, up to two digits."""
+    off = deviation(stored, values)
+    if MARGIN * off <= 2 * results.rounding(stored):  # what five stored digits leave out
         return 0.0
+    size = MARGIN * max(off, share * abs(stored))
     places = 1 - math.floor(math.log10(size))
     return math.ceil(size * 10**places) / 10**places
 
