@@ -71,15 +71,17 @@ def nudge_trainings(seed: int, size: float = 1e-6) -> None:
     """From now on each training starts from weights multiplied by 1 + `size` × noise.
 
     That is about what another processor's rounding does to it. The noise is drawn from
-    `seed`, from a generator of its own, just before an optimizer's first step.
+    `seed`, from a generator of its own, just before an optimizer's first step; models that
+    are alike stay alike.
     """
-    generator, known = torch.Generator().manual_seed(seed), weakref.WeakSet()
+    known = weakref.WeakSet()
 
     @torch.no_grad()
     def nudge(optimizer: torch.optim.Optimizer, *_) -> None:
         if optimizer in known:
             return
         known.add(optimizer)
+        generator = torch.Generator().manual_seed(seed)
         for group in optimizer.param_groups:
             for weights in group["params"]:
                 noise = torch.randn(weights.shape, generator=generator)
