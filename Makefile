@@ -36,6 +36,8 @@ else
 	@echo "There are no notebooks yet."
 endif
 	$(BIN)/python book/tools/pages.py
+	$(BIN)/python book/tools/bound.py --fill
+	$(BIN)/python book/tools/run.py --normalise-only $(ALL)
 	$(BIN)/python book/tools/checklist.py
 
 anywhere: $(READY)
