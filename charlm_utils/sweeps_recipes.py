@@ -34,6 +34,16 @@ def rnn_live(lines: list[Line]) -> list[dict]:
     return searched(lines, grid(common, {"batch_size": (16, 32)} | rates))
 
 
+def rnn_steady(lines: list[Line]) -> list[dict]:
+    """The next best of `rnn_live`'s search, which ends at the same loss on every processor.
+
+    The best, 32 streams at 8e-3, does not: nudged by a millionth it once ended at 1.440 in
+    place of 1.402.
+    """
+    recipe = {"core": "rnn", "epochs": 10, "batch_size": 16, "lr": 4e-3, "dropout": 0.0}
+    return [recipe | {"seed": seed} for seed in SEEDS]
+
+
 def rnn_long(lines: list[Line]) -> list[dict]:
     """The plain RNN for 20 epochs."""
     common = {"core": "rnn", "epochs": 20, "batch_size": 16}
@@ -138,6 +148,7 @@ def lesson_cut(lines: list[Line]) -> list[dict]:
 
 STUDIES = {
     "rnn_live": Study("What does a plain RNN of 256 units reach in a minute?", 15, rnn_live),
+    "rnn_steady": Study("And with a rate that repeats everywhere?", 5, rnn_steady),
     "rnn_long": Study("What does a plain RNN of 256 units reach?", 20, rnn_long),
     "gru_live": Study("What does a GRU of 256 units reach in a minute?", 20, gru_live),
     "gru_long": Study("What does a GRU of 256 units reach?", 20, gru_long),
