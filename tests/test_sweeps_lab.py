@@ -1,4 +1,4 @@
-"""The studies of appendix A2: every point of the grid, three cuts, a run that diverges."""
+"""The studies of appendix A2: every point of the grid, the cuts, a run that diverges."""
 
 import math
 
@@ -22,13 +22,44 @@ def short_books(monkeypatch):
     monkeypatch.setattr(sweeps_lab, "load_corpus", lambda name, fallback=None: Book)
 
 
-def test_the_grid_is_the_sources():
+def done(points, losses):
+    """Lines as if these points were finished with these losses."""
+    return [{"settings": p, "valid": [1.0, loss]} for p, loss in zip(points, losses, strict=True)]
+
+
+def test_the_grid_is_that_of_the_exercises():
     points = grid([])
     names = ("num_steps", "num_hiddens", "lr")
     assert len({tuple(p[name] for name in names) for p in points}) == len(points) == 100
     sizes = {8, 16, 32, 64, 128}
     assert [{p[name] for p in points} for name in names] == [sizes, sizes, {0.01, 0.1, 1, 10}]
-    assert {p["epochs"] for p in points} == {10}
+    assert {p["epochs"] for p in points} == {10} and all(p["tune"] for p in points)
+
+
+def test_two_points_of_the_grid_read_the_held_out_text():
+    search = grid([])
+    lines = done(search, [2 + i % 7 for i in range(100)])
+    assert grid(lines[:-1]) == search  # one is missing
+    lines[41]["valid"][-1] = 1.5
+    lines[13]["valid"][-1], lines[13]["diverged"] = 0.1, "epoch 3"
+    best, published = grid(lines)[100:]
+    assert best | {"tune": True} == search[41]
+    assert [published[n] for n in ("num_hiddens", "num_steps", "lr")] == [32, 32, 1]
+    lines[41]["valid"][-1] = 5.0
+    lines[search.index(published | {"tune": True})]["valid"][-1] = 1.0
+    assert grid(lines)[100:] == [published]
+
+
+def test_the_width_is_chosen_on_the_development_part():
+    search = low([])
+    assert [p["hidden_size"] for p in search] == [256, 512] and all(p["tune"] for p in search)
+    for losses, width in (((1.4, 1.5), 256), ((1.5, 1.4), 512)):
+        final = low(done(search, losses))[2:]
+        assert len(final) == 9 and not any("tune" in p for p in final)
+        for cut in ("d2l", "90/10", "whole"):
+            runs = [p for p in final if p["cut"] == cut]
+            assert [p["seed"] for p in runs] == [0, 1, 2]
+            assert {p["hidden_size"] for p in runs} == {256 if cut == "d2l" else width}
 
 
 def test_the_cuts():
@@ -43,6 +74,21 @@ def test_the_cuts():
         lab_split("80/20")
 
 
+def test_tuning_never_sees_the_held_out_text(monkeypatch):
+    class Book:  # no letter occurs in two of the three parts
+        text = "abcdefgh " * 1_800 + "ijklmnop " * 200 + "qrstuvwx " * 222
+
+    monkeypatch.setattr(sweeps_lab, "load_corpus", lambda name, fallback=None: Book)
+    whole, held_out, vocab = lab_split("90/10")
+    train, development, _ = lab_split("90/10", tune=True)
+    assert torch.equal(torch.cat([train, development[1:]]), whole)
+    assert len(train) == len(whole) * 9 // 10 and development[0] == train[-1]
+    assert not set("qrstuvwx") & set(vocab.decode(torch.cat([train, development])))
+    assert set("ijklmnop") & set(vocab.decode(development))
+    with pytest.raises(ValueError, match="d2l"):
+        lab_split("d2l", tune=True)
+
+
 def test_a_point_of_the_grid():
     found = grid_run(POINT)
     assert len(found["train"]) == len(found["valid"]) == len(found["seconds"]) == 1
@@ -51,6 +97,9 @@ def test_a_point_of_the_grid():
     assert found["parameters"] == 4 * (V + 4 + 2) + V * (4 + 1)  # no embedding among them
     assert found["valid"][0] < math.log(V)
     assert grid_run(POINT | {"epochs": 3}, stop_after=1)["valid"] == found["valid"]
+    tuned = grid_run(POINT | {"tune": True})
+    assert tuned["valid"] != found["valid"]
+    assert tuned["characters"][0] == pytest.approx(0.9 * found["characters"][0], abs=32)
 
 
 def test_a_point_that_diverges_keeps_its_curve():
@@ -59,14 +108,16 @@ def test_a_point_that_diverges_keeps_its_curve():
     assert len(found["valid"]) == len(found["train"])
 
 
-def test_the_low_runs_score_abroad():
-    small = {"hidden_size": 8, "batch_size": 64, "epochs": 1}
-    for point in low([]):
+def test_the_low_runs_are_scored_on_other_books():
+    small, search = {"hidden_size": 8, "batch_size": 64, "epochs": 1}, low([])
+    for point in low(done(search, (1.5, 1.4)))[2::3]:
         found = low_run(point | small)
         assert {"valid", "worlds", "spain", "parameters"} <= found.keys()
         assert len(found["valid"]) == 1 and math.isfinite(found["spain"])
         if point["cut"] == "whole":
             assert found["valid"][-1] == pytest.approx(found["worlds"])
+    assert low_run(point | small | {"seed": 1})["valid"] != found["valid"]
+    assert not {"worlds", "spain"} & low_run(search[0] | small).keys()
 
 
 def test_noise_changes_inputs_only():
