@@ -175,7 +175,10 @@ def persistent(start_new_kernel, attempts=3):
             try:
                 kernel = start_new_kernel(startup_timeout, kernel_name, stderr=stderr, cwd=cwd)
                 if seed := int(os.environ.get("CHARLM_NUDGE", "0")):
-                    kernel[1].execute_interactive(NUDGE.format(seed=seed), store_history=False)
+                    nudge = NUDGE.format(seed=seed)
+                    reply = kernel[1].execute_interactive(nudge, store_history=False)["content"]
+                    if reply["status"] != "ok":  # an unnudged run would pass for a nudged one
+                        raise RuntimeError(f"not nudged: {reply.get('evalue')}")
                 return kernel
             except RuntimeError:
                 if not left:
@@ -239,6 +242,9 @@ def pytest_collection_modifyitems(config, items):
         item.user_properties.append(("cell", f"{kind} {item.path.name}"))
 
 
+KINDS = {"compared": "compared", "tagged": "tagged and run only", "lax": "lax"}
+
+
 def pytest_terminal_summary(terminalreporter):
     rows, seen = {}, set()
     reports = [r for group in terminalreporter.stats.values() for r in group]
@@ -247,7 +253,7 @@ def pytest_terminal_summary(terminalreporter):
         if cell is None:
             continue
         kind, notebook = cell.split(" ", 1)
-        row = rows.setdefault(notebook, {"seconds": 0.0, "compared": 0, "tagged": 0, "lax": 0})
+        row = rows.setdefault(notebook, {"seconds": 0.0} | dict.fromkeys(KINDS, 0))
         row["seconds"] += report.duration
         row[kind] += report.nodeid not in seen
         seen.add(report.nodeid)
@@ -257,3 +263,7 @@ def pytest_terminal_summary(terminalreporter):
     for notebook, row in sorted(rows.items()):
         counts = f"{row['compared']:9} {row['tagged']:7} {row['lax']:5}"
         terminalreporter.line(f"{row['seconds']:8.1f} {counts}  {notebook}")
+    if rows:
+        kinds = {kind: sum(row[kind] for row in rows.values()) for kind in KINDS}
+        what = ", ".join(f"{count} {KINDS[kind]}" for kind, count in kinds.items())
+        terminalreporter.line(f"{sum(kinds.values())} cells: {what}")

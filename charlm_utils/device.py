@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 
 def pick_device(name: str | None = None) -> torch.device:
@@ -84,7 +85,7 @@ def nudge_trainings(seed: int, size: float = 1e-6) -> None:
                 noise = torch.randn(weights.shape, generator=generator)
                 weights.mul_(1 + size * noise.to(weights))
 
-    torch.optim.optimizer.register_optimizer_step_pre_hook(nudge)
+    register_optimizer_step_pre_hook(nudge)
 
 
 def _cpu_multiplies_bf16() -> bool:

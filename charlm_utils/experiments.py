@@ -3,6 +3,9 @@
 Settings are plain JSON. What a run leaves out stands in `DEFAULTS`.
 """
 
+import functools
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -21,8 +24,14 @@ from charlm_utils.models import (
     make_core,
     set_forget_bias,
 )
-from charlm_utils.schedules import Cycles, decay_groups, l2_groups
-from charlm_utils.training import TrainingDiverged, evaluate, fit
+from charlm_utils.schedules import (
+    Cycles,
+    decay_groups,
+    l2_groups,
+    learning_rate,
+    parameter_groups,
+)
+from charlm_utils.training import TrainingDiverged, evaluate, fit, make_optimizer, train_epoch
 from charlm_utils.vocab import CharVocab
 
 DEFAULTS = {
@@ -140,13 +149,10 @@ def train_run(
     if s["after"]:
         load_weights(model, folder.parent / s["after"])
     cycles = not isinstance(s["schedule"], str)
-    schedule = Cycles(*s["schedule"]) if cycles else s["schedule"]
-    decay = s["weight_decay"]
-    groups = l2_groups(model, s["l2"]) if s["l2"] else decay_groups(model, decay)
     options = {name: s[name] for name in ("epochs", "lr", "warmup_steps", "clip", "seed")}
-    options |= {"betas": tuple(s["betas"]), "groups": groups, "average": s["average"]}
+    options |= {"betas": tuple(s["betas"]), "groups": _groups(model, s), "average": s["average"]}
     options |= {"checkpoint_dir": folder, "resume": folder is not None, "vocab": vocab}
-    options |= {"schedule": schedule, "stop_after": stop_after, "progress": progress}
+    options |= {"schedule": _schedule(s), "stop_after": stop_after, "progress": progress}
     found = {"parameters": count_parameters(model), "precision": pick_precision(device)}
     try:
         history = fit(model, train, valid, **options)
@@ -159,6 +165,54 @@ def train_run(
         earlier = [folder.parent / s["after"]] if s["after"] else []
         found |= _cycles([*earlier, folder], valid, device)
     return found
+
+
+def first_updates(settings: dict, updates: int, *, fallback: str | None = None) -> float:
+    """The mean training loss of a run's first updates: the run itself, cut short.
+
+    In nats per character; what `train_run` does under the same settings, to the last bit.
+    """
+    s, device = full_settings(settings), pick_device()
+    train, _, vocab = load_batches(s, device, fallback)
+    model = build_model(s, len(vocab)).to(device)
+    torch.manual_seed(s["seed"])  # as `fit` does
+    groups = parameter_groups(model, _groups(model, s), s["lr"])
+    optimizer = make_optimizer(groups, s["lr"], tuple(s["betas"]))
+    rate = functools.partial(
+        learning_rate,
+        total_steps=s["epochs"] * len(train),
+        lr=s["lr"],
+        warmup_steps=s["warmup_steps"],
+        schedule=_schedule(s),
+    )
+    options = {"clip": s["clip"], "precision": pick_precision(device), "rate": rate}
+    return train_epoch(model, FirstBatches(train, updates), optimizer, **options)
+
+
+class FirstBatches:
+    """The first few batches of another iterable of batches."""
+
+    def __init__(self, batches: StreamBatches | RandomWindows, count: int):
+        self.batches, self.count, self.contiguous = batches, count, batches.contiguous
+
+    def __len__(self) -> int:
+        return min(self.count, len(self.batches))
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        return itertools.islice(self.batches, self.count)
+
+
+def early_run(settings: dict, *, folder: Path | None = None) -> dict:
+    """`first_updates` of the run that `settings` hold under "of": `train`, in nats."""
+    return {"train": [first_updates(settings["of"], settings["updates"])], "valid": []}
+
+
+def _schedule(s: dict) -> str | Cycles:
+    return s["schedule"] if isinstance(s["schedule"], str) else Cycles(*s["schedule"])
+
+
+def _groups(model: nn.Module, s: dict) -> list[dict]:
+    return l2_groups(model, s["l2"]) if s["l2"] else decay_groups(model, s["weight_decay"])
 
 
 def quotation_run(settings: dict, *, folder: Path) -> dict:

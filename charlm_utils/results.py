@@ -80,7 +80,8 @@ def rounding(value: float) -> float:
 
 def within(key: str, value: float, places: int = 3) -> str:
     """`value` with the measured spread of `key` beside it, as `1.351 ± 0.004`."""
-    apart = max(_load("spreads.json").get(key, 0.0), 10.0**-places)
+    units = _load("spreads.json").get(key, 0.0) * 10**places
+    apart = max(1, math.ceil(units - 1e-9)) / 10**places  # up: rounding moves a value, too
     return f"{value:.{places}f} ± {apart:.{places}f}"
 
 

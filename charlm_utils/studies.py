@@ -42,6 +42,25 @@ def load(name: str) -> list[Line]:
     return _read(path)
 
 
+def tuning(name: str) -> list[Line]:
+    """A study's finished runs that were scored on the development part: its search."""
+    return [line for line in _finished(name) if line["settings"].get("tune")]
+
+
+def final(name: str) -> list[Line]:
+    """A study's finished runs that were scored on the held-out part."""
+    return [line for line in _finished(name) if not line["settings"].get("tune")]
+
+
+def chosen(name: str) -> dict:
+    """The settings of a study's search with the lowest last loss on the development part.
+
+    Raises `ValueError` where nothing was searched yet.
+    """
+    best = min(tuning(name), key=lambda line: line["valid"][-1])
+    return {key: value for key, value in best["settings"].items() if key != "tune"}
+
+
 def find(name: str) -> Study:
     """The study of this name, or `ValueError`."""
     if name not in STUDIES:
@@ -87,10 +106,13 @@ def replaced() -> list[Line]:
 
 
 def _check_search(name: str, lines: list[Line]) -> None:
-    """The search must be on record before anything is scored on the held-out text."""
-    if any(line["settings"].get("tune") for line in lines):
-        if _git("status", "--porcelain", "--", str(_path(name))):
-            raise ValueError(f"commit the search first: {_path(name)} has changes")
+    """In a repository the search must be committed before the held-out text is read."""
+    search = [line for line in lines if line["settings"].get("tune")]
+    if not search or not _git("rev-parse", "HEAD"):
+        return
+    committed = _git("show", f"HEAD:./runs/{name}.jsonl").splitlines()
+    if not all(line in map(json.loads, committed) for line in search):
+        raise ValueError(f"commit the search first: {_path(name)} is not as committed")
 
 
 def rerun(line: Line, epochs: int, *, fallback: str | None = None) -> list[float]:

@@ -27,8 +27,8 @@ from charlm_utils.schedules import (
 from charlm_utils.steps import TrainingDiverged, detach_state, mean_loss, train_step
 from charlm_utils.vocab import CharVocab
 
-__all__ = ["History", "TrainingDiverged", "detach_state", "evaluate", "fit", "mean_loss"]
-__all__ += ["train_epoch", "train_step"]
+__all__ = ["History", "TrainingDiverged", "detach_state", "evaluate", "fit", "make_optimizer"]
+__all__ += ["mean_loss", "train_epoch", "train_step"]
 
 
 def train_epoch(
@@ -143,6 +143,14 @@ def fit(
     return run.history
 
 
+def make_optimizer(
+    groups: list[dict], lr: float, betas: tuple[float, float], weight_decay: float = 0.0
+) -> torch.optim.Optimizer:
+    """AdamW, by its other name: the class AdamW forgets `l2_groups` when a run is resumed."""
+    decay = {"weight_decay": weight_decay, "decoupled_weight_decay": True}
+    return torch.optim.Adam(groups, lr, betas, fused=True, **decay)
+
+
 class _Run:
     """The moving parts of one call of `fit`: where it stands, and what it saves."""
 
@@ -151,15 +159,7 @@ class _Run:
         self.model, self.plan, self.vocab = model, plan, vocab
         self.folder = None if folder is None else Path(folder)
         self.at, self.history = Position(), History()
-        # AdamW by its other name: the class AdamW forgets `l2_groups` when a run is resumed
-        self.optimizer = torch.optim.Adam(
-            groups,
-            plan.lr,
-            plan.betas,
-            weight_decay=plan.weight_decay,
-            decoupled_weight_decay=True,
-            fused=True,
-        )
+        self.optimizer = make_optimizer(groups, plan.lr, plan.betas, plan.weight_decay)
         if plan.average is not None:
             keep_mean(self.optimizer, plan.average)
 

@@ -1,4 +1,7 @@
-"""What the unit tests share: no network, one thread, an environment without the book's switches."""
+"""What the unit tests share: no network, one thread, an environment without the book's switches.
+
+At the end one line says what was compared of the book.
+"""
 
 import os
 import random
@@ -58,3 +61,16 @@ def text_file(text, tmp_path):
     path = tmp_path / "own text.txt"
     path.write_text(text, encoding="utf-8")
     return path
+
+
+def pytest_terminal_summary(terminalreporter):
+    """What the tests that passed have counted, as `record_property("counted", "3 things")`."""
+    sums = {}
+    for report in terminalreporter.stats.get("passed", []):
+        for name, value in report.user_properties:
+            if name == "counted":
+                count, what = value.split(" ", 1)
+                sums[what] = sums.get(what, 0) + int(count)
+    if sums:
+        counts = ", ".join(f"{count:,} {what}" for what, count in sorted(sums.items()))
+        terminalreporter.line(f"The book: {counts}")

@@ -332,23 +332,6 @@ def test_the_repositorys_address_is_one():
 # ---- the tools --------------------------------------------------------------------------------
 
 
-def test_tables_of_results_are_up_to_date(capsys):
-    assert tool("pages").main(["--check"]) == 0, capsys.readouterr().err
-
-
-def test_rows_of_the_results_table_are_recorded():
-    """A row whose notebook exists shows a number: its keys are recorded and published."""
-    from book_reader import load_json
-
-    results, published = load_json("results.json"), {p["key"] for p in load_json("published.json")}
-    stems = {path.stem for path in NOTEBOOKS}
-    for row in tool("pages").ROWS:
-        assert set(row.published) <= published
-        if row.chapter in stems:
-            wanted = {row.key, row.context_floor, row.best_floor} - {None}
-            assert wanted <= set(results), f"{row.label}: {wanted - set(results)} not recorded"
-
-
 def test_code_hash_sees_meaning_and_not_layout():
     v4, run = nbformat.v4, tool("run")
 

@@ -5,14 +5,23 @@ import random
 import numpy as np
 import pytest
 import torch
+from torch.optim.optimizer import _global_optimizer_pre_hooks as HOOKS
 
 from charlm_utils import device as module
-from charlm_utils.device import autocast, pick_device, pick_precision, seed_everything
+from charlm_utils.device import (
+    autocast,
+    nudge_trainings,
+    pick_device,
+    pick_precision,
+    seed_everything,
+)
 
 
 @pytest.fixture
 def machine(monkeypatch):
     """Pretend to be a machine with so many CUDA devices, with or without MPS."""
+
+    monkeypatch.delenv("CHARLM_PRECISION", raising=False)
 
     def pretend(cuda=0, mps=False, capability=(8, 0), bf16=False):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda > 0)
@@ -61,6 +70,22 @@ def test_precision_follows_the_hardware(machine):
     assert pick_precision("cpu") == "float32"
 
 
+@pytest.mark.parametrize("bf16", [True, False])
+def test_precision_can_be_asked_for(machine, monkeypatch, bf16):
+    machine(cuda=1, capability=(8, 0) if bf16 else (7, 5), bf16=bf16)
+    for asked in ("float32", "bf16"):
+        monkeypatch.setenv("CHARLM_PRECISION", asked)
+        assert pick_precision("cpu") == asked
+    monkeypatch.setenv("CHARLM_PRECISION", "float32")
+    assert pick_precision("cuda") == "float32"
+    monkeypatch.setenv("CHARLM_PRECISION", "")
+    assert pick_precision("cpu") == ("bf16" if bf16 else "float32")
+    for wrong in ("fp16", "BF16", "1"):
+        monkeypatch.setenv("CHARLM_PRECISION", wrong)
+        with pytest.raises(ValueError, match=f"not '{wrong}'"):
+            pick_precision("cpu")
+
+
 def test_the_processor_is_asked(monkeypatch, tmp_path):
     flags = {"flags : fma avx2 avx512_bf16": True, "flags : amx_bf16": True, "flags : avx2": False}
     monkeypatch.setattr(module.platform, "machine", lambda: "x86_64")
@@ -95,3 +120,91 @@ def test_one_seed_for_all():
     seed_everything(4)
     assert all(a != b for a, b in zip(draw(), first, strict=True))
     seed_everything(-1)  # torch takes it, so NumPy must not stumble over it
+
+
+# ---- nudges -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def nudged():
+    """`nudge_trainings`, whose hooks are taken away again after the test."""
+    before = dict(HOOKS)
+    yield nudge_trainings
+    HOOKS.clear()
+    HOOKS.update(before)
+
+
+def weights(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    sizes = ((40, 30), (50,))
+    return [torch.randn(*s, generator=generator, dtype=torch.float64) for s in sizes]
+
+
+def step(optimizer):
+    """One step that moves nothing by itself: all rates are 0."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+
+
+KINDS = [torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+def test_each_training_is_nudged_once_by_a_millionth(nudged, kind):
+    nudged(1)
+    before, now = weights(), [w.clone().requires_grad_() for w in weights()]
+    optimizer = kind([{"params": now[:1]}, {"params": now[1:]}], lr=0.0)
+    assert all(torch.equal(a, b) for a, b in zip(before, now, strict=True))  # not before a step
+    step(optimizer)
+    moved = torch.cat([(b / a - 1).detach().flatten() for a, b in zip(before, now, strict=True)])
+    assert moved.std().item() == pytest.approx(1e-6, rel=0.1) and moved.abs().min() > 0
+    assert abs(moved.mean().item()) < 1e-7 and moved.abs().max() < 6e-6
+    once = [w.detach().clone() for w in now]
+    step(optimizer), step(optimizer)
+    assert all(torch.equal(a, b) for a, b in zip(once, now, strict=True))
+    step(kind(now, lr=0.0))  # another training, from the same weights
+    assert not any(torch.equal(a, b) for a, b in zip(once, now, strict=True))
+
+
+def test_a_seed_is_a_nudge(nudged):
+    def first(*options):
+        before = dict(HOOKS)
+        nudged(*options)
+        now = [w.clone().requires_grad_() for w in weights()]
+        step(torch.optim.SGD(now, lr=0.0))
+        HOOKS.clear()
+        HOOKS.update(before)
+        return torch.cat([w.detach().flatten() for w in now])
+
+    start = torch.cat([w.flatten() for w in weights()])
+    assert torch.equal(first(1), first(1)) and not torch.equal(first(1), first(2))
+    assert torch.equal(first(1, 0.0), start)
+    larger, usual = ((first(1, size) / start - 1).std().item() for size in (1e-3, 1e-6))
+    assert larger == pytest.approx(1000 * usual, rel=1e-3)
+
+
+def test_a_nudge_draws_from_nobody_elses_numbers(nudged):
+    nudged(1)
+    seed_everything(0)
+    state, numbers = torch.get_rng_state(), (random.getstate(), str(np.random.get_state()))
+    step(torch.optim.SGD([weights()[0].requires_grad_()], lr=0.0))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert (random.getstate(), str(np.random.get_state())) == numbers
+
+
+def test_a_nudge_leaves_zeros_gradients_and_graphs_alone(nudged):
+    nudged(1)
+    now = torch.zeros(5, requires_grad=True)
+    (now.sum() * 2).backward()
+    optimizer = torch.optim.SGD([now], lr=0.5)
+    optimizer.step()
+    assert now.tolist() == [-1.0] * 5 and now.grad.tolist() == [2.0] * 5
+    assert now.is_leaf and now.requires_grad
+
+
+def test_without_a_nudge_nothing_is_nudged():
+    now = [w.clone().requires_grad_() for w in weights()]
+    step(torch.optim.SGD(now, lr=0.0))
+    assert all(torch.equal(a, b) for a, b in zip(weights(), now, strict=True))

@@ -7,15 +7,14 @@ import importlib.util
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from small_notebooks import TINY, copy_of, project, with_cells, with_code
 
 ROOT = Path(__file__).resolve().parents[1]
-TINY = json.loads((ROOT / "tests" / "tiny.ipynb").read_text(encoding="utf-8"))
 CORPUS_CELL = """\
 from charlm_utils.corpora import load_corpus
 
@@ -32,10 +31,21 @@ CHANGES = {
     "decimal_near": ("1.2345", "1.2407"),  # 0.5 %
     "unchanged": ("1.2345", "1.2345"),
 }
-
-
-def copy_of(notebook):
-    return json.loads(json.dumps(notebook))
+# what a cell prints, what is stored, and whether nbval lets it pass: a cell each
+SPREADS = [
+    ("1.35 ± 0.03", "1.35 ± 0.03", True),
+    ("1.35 ± 0.03", "1.32 ± 0.03", True),  # just inside
+    ("1.35 ± 0.03", "1.31 ± 0.03", False),  # just outside, though 3 % would do without a spread
+    ("1.35 ± 0.03", "1.39 ± 0.03", False),
+    ("1.35 ± 0.03", "1.35", False),  # no spread in the book
+    ("1.35", "1.35 ± 0.03", False),  # none here
+    ("1.35 ± 0.04", "1.35 ± 0.03", False),  # wider than the book says
+    ("1.35 ± 0.02", "1.35 ± 0.03", False),  # narrower
+    ("74 ± 3 of 90", "71 ± 3 of 90", True),  # whole numbers
+    ("74 ± 3 of 90", "70 ± 3 of 90", False),
+    ("74 ± 3 of 90", "74 ± 3 of 91", False),  # beside it words and integers are what they were
+    ("loss 1.35 ± 0.03", "loss  1.350 ± 0.030", True),  # padding and places
+]
 
 
 def changed(old, new):
@@ -48,28 +58,6 @@ def changed(old, new):
             cell["outputs"] = json.loads(text.replace(old, new))
     assert hits == 1, f"{old!r} stands {hits} times in the stored outputs"
     return notebook
-
-
-def with_code(source, printed):
-    """A notebook of one code cell whose stored output is `printed`."""
-    notebook = copy_of(TINY)
-    cell = notebook["cells"][1]
-    cell["source"], cell["outputs"][0]["text"] = source, printed
-    notebook["cells"] = [cell]
-    return notebook
-
-
-def project(folder, notebooks):
-    """A temporary project: the root's conftest and what it needs, and these notebooks."""
-    for name in ("conftest.py", "pyproject.toml", "book/tools/run.py"):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, folder / name)
-    for name in ("notebooks", "home", "empty"):
-        (folder / name).mkdir()
-    for name, notebook in notebooks.items():
-        path = folder / "notebooks" / f"{name}.ipynb"
-        path.write_text(json.dumps(notebook), encoding="utf-8")
-    return folder
 
 
 def run_pytest(folder, *arguments, **variables):
@@ -96,16 +84,23 @@ def verdicts(text):
     return found
 
 
+def verdicts_by_cell(text, notebook):
+    """{cell: "PASSED" or "FAILED"} of one notebook."""
+    found = re.findall(rf"^(\w+) \S*{notebook}\.ipynb::\S*Cell (\d+)", text, re.MULTILINE)
+    return {int(cell): word for word, cell in found}
+
+
 @pytest.fixture(scope="module")
 def outcome(tmp_path_factory):
     """Verdicts and printed text of one run over the tiny notebook in all its versions."""
     notebooks = {name: changed(*change) for name, change in CHANGES.items()}
     notebooks["missing"] = copy_of(TINY)
     notebooks["missing"]["cells"][1]["outputs"] = []
+    notebooks["spreads"] = with_cells(pair[:2] for pair in SPREADS)
     notebooks["killed"] = with_code("import os\n\nos.kill(os.getpid(), 9)", "")
     status, text = run_pytest(project(tmp_path_factory.mktemp("bites"), notebooks))
     assert status == 1, text
-    return verdicts(text), text
+    return verdicts(text), text, notebooks
 
 
 @pytest.mark.parametrize(
@@ -113,18 +108,24 @@ def outcome(tmp_path_factory):
     ["decimal_far", "integer", "word", "result_word", "result_integer", "missing", "killed"],
 )
 def test_fails(outcome, name):
-    found, text = outcome
+    found, text, _ = outcome
     assert "FAILED" in found[name], text
 
 
 @pytest.mark.parametrize("name", ["unchanged", "decimal_near"])
 def test_passes(outcome, name):
-    found, text = outcome
+    found, text, _ = outcome
     assert found[name] == {"PASSED"}, text
 
 
+@pytest.mark.parametrize("number", range(len(SPREADS)), ids=lambda n: " for ".join(SPREADS[n][:2]))
+def test_a_spread_is_what_the_numbers_may_differ_by(outcome, number):
+    verdict = verdicts_by_cell(outcome[1], "spreads")[number]
+    assert verdict == ("PASSED" if SPREADS[number][2] else "FAILED"), SPREADS[number]
+
+
 def test_failure_is_one_cell_and_is_shown(outcome):
-    _, text = outcome
+    _, text, _ = outcome
     assert len(re.findall(r"^FAILED \S*integer\.ipynb", text, re.MULTILINE)) == 2  # two notebooks
     assert "301 steps" in text and "300 steps" in text
 
@@ -137,6 +138,10 @@ def test_summary_counts_cells(outcome):
     row = re.search(r"^ +(\d+\.\d) +2 +1 +0  unchanged\.ipynb$", outcome[1], re.MULTILINE)
     assert row, outcome[1]
     assert float(row[1]) > 0
+    cells = [len([c for c in n["cells"] if "outputs" in c]) for n in outcome[2].values()]
+    tagged = len(cells) - 2  # all but `spreads` and `killed` end in a tagged cell
+    counts = f"{sum(cells) - tagged} compared, {tagged} tagged and run only, 0 lax"
+    assert re.search(rf"^{sum(cells)} cells: {counts}$", outcome[1], re.MULTILINE), outcome[1]
 
 
 @pytest.mark.parametrize(
@@ -154,6 +159,8 @@ def test_lax_without_corpus(tmp_path, workers):
     assert "FAILED" in verdicts(text)["needs_none"], text  # the other one is still compared
     assert re.search(r"^lax, .*needs_corpus\.ipynb \(nietzsche\)$", text, re.MULTILINE), text
     assert re.search(r"^ +\d+\.\d +0 +0 +1  needs_corpus\.ipynb$", text, re.MULTILINE), text
+    last = "4 cells: 2 compared, 1 tagged and run only, 1 lax"  # seen by either kind of run
+    assert re.search(rf"^{last}$", text, re.MULTILINE), text
 
 
 def test_strict_without_corpus(tmp_path):
@@ -191,6 +198,31 @@ def test_kernels_that_die_at_birth_are_started_again(conftest, failures, starts)
     assert tries == ["here"] * min(failures + 1, 3)
 
 
+@pytest.mark.parametrize("status", ["ok", "error"])
+def test_a_kernel_that_is_not_nudged_does_not_pass_for_one_that_is(conftest, monkeypatch, status):
+    asked = []
+
+    class Client:
+        def execute_interactive(self, code, **options):
+            asked.append(code)
+            return {"content": {"status": status, "evalue": "no such thing"}}
+
+    def start_new_kernel(startup_timeout, kernel_name, stderr, cwd):
+        return "manager", Client()
+
+    start = conftest.persistent(start_new_kernel, attempts=1)
+    options = {"startup_timeout": 1, "kernel_name": "k", "stderr": None, "cwd": "here"}
+    monkeypatch.delenv("CHARLM_NUDGE", raising=False)
+    assert start(**options)[0] == "manager" and asked == []
+    monkeypatch.setenv("CHARLM_NUDGE", "3")
+    if status == "ok":
+        assert start(**options)[0] == "manager"
+    else:
+        with pytest.raises(RuntimeError, match="not nudged: no such thing"):
+            start(**options)
+    assert len(asked) == 1 and "nudge_trainings(3)" in asked[0]
+
+
 @pytest.mark.parametrize(
     ("stored", "new", "equal"),
     [
@@ -213,3 +245,56 @@ def test_kernels_that_die_at_birth_are_started_again(conftest, failures, starts)
 def test_tolerance(conftest, stored, new, equal):
     assert (conftest.Tolerant(stored) == conftest.Tolerant(new)) is equal
     assert (conftest.Tolerant(new) != conftest.Tolerant(stored)) is not equal
+
+
+@pytest.mark.parametrize(
+    ("stored", "new", "equal"),
+    [
+        ("1.35", "1.36", True),
+        ("1.35", "1.38", False),
+        ("1.351", "1.352", True),
+        ("-0.5", "-0.5", True),
+        ("0.5", "-0.5", False),
+        ("1.35 ± 0.03", "1.38 ± 0.03", True),
+        ("1.35 ± 0.03", "1.3801 ± 0.03", False),
+        ("1.35 ± 0.03", "1.35", False),
+        ("1.35", "1.35 ± 0.03", False),
+        ("1.35 ± 0.03", "1.35 ± 0.031", False),
+        ("1.35 ± 0.030", "1.35 ± 0.03", True),
+        ("-2.0 ± 0.5", "-2.5 ± 0.5", True),
+        ("-2.0 ± 0.5", "2.0 ± 0.5", False),
+        ("74 ± 3", "77 ± 3", True),
+        ("74 ± 3", "78 ± 3", False),
+        ("74 ± 0", "74 ± 0", True),
+    ],
+)
+def test_close(conftest, stored, new, equal):
+    assert conftest.close(stored, new) is conftest.close(new, stored) is equal
+    if "±" in stored + new:
+        assert conftest.close_within(stored, new) is equal
+
+
+@pytest.mark.parametrize(
+    ("stored", "new", "equal"),
+    [
+        ("a 1.35 ± 0.03, b 2.00", "a 1.38 ± 0.03, b 2.01", True),
+        ("a 1.35 ± 0.03, b 2.00", "a 1.38 ± 0.03, b 2.10", False),
+        ("a 1.35 ± 0.03, b 2.00", "b 1.38 ± 0.03, a 2.00", False),
+        ("1.35 ± 0.03 1.40 ± 0.01", "1.38 ± 0.03 1.40 ± 0.01", True),
+        ("1.35 ± 0.03 1.40 ± 0.01", "1.38 ± 0.03 1.43 ± 0.01", False),  # each has its own
+        ("of 74 ± 3", "of  77 ± 3 ", True),
+        ("74 ± 3", "74 +- 3", False),
+        ("± 0.03", "± 0.03", True),
+        ("1.35±0.03", "1.38±0.03", False),  # not how `within` prints it: 2 % each
+        ("v1.2.3 ± 4", "v1.2.3 ± 4", True),
+        ("v1.2.3 ± 4", "v1.2.5 ± 4", False),
+        ("3 ± 1 x 2", "3 ± 1 x 3", False),
+    ],
+)
+def test_texts_with_spreads(conftest, stored, new, equal):
+    assert (conftest.Tolerant(stored) == conftest.Tolerant(new)) is equal
+    assert (conftest.Tolerant(new) == conftest.Tolerant(stored)) is equal
+
+
+def test_equal_texts_have_equal_hashes(conftest):
+    assert hash(conftest.Tolerant("1.35 ± 0.03")) == hash("1.35 ± 0.03")

@@ -19,8 +19,9 @@ from safetensors.torch import load_file, save_file
 from charlm_utils import cli, training
 from charlm_utils.batching import RandomWindows, ShuffledBatches, StreamBatches, context_windows
 from charlm_utils.checkpoint import CheckpointError, History, load_checkpoint, save_checkpoint
-from charlm_utils.models import CharLM, make_core
+from charlm_utils.models import CharLM, DropoutLSTM, make_core
 from charlm_utils.resume import Position, load_run, save_run, stop_signals
+from charlm_utils.schedules import Cycles, decay_groups, l2_groups
 from charlm_utils.training import fit
 from charlm_utils.vocab import CharVocab
 
@@ -28,15 +29,30 @@ VOCAB = CharVocab("abcdefg")
 V, E, H = len(VOCAB), 4, 6
 FILES = ["config.json", "history.json", "model.safetensors", "optimizer.safetensors", "state.json"]
 
-pytestmark = pytest.mark.usefixtures("clean")
+pytestmark = pytest.mark.usefixtures("clean", "handlers")
+
+
+@pytest.fixture
+def handlers():
+    """Ctrl-C and SIGTERM as in a terminal: under `nohup … &` Python is started without them."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def ids(n, seed=0):
     return torch.randint(V, (n,), generator=torch.Generator().manual_seed(seed))
 
 
-def new_model(core="gru", layers=1, dropout=0.3):
+RATES = {"input_dropout": 0.2, "between": 0.3, "recurrent": 0.4}  # of `DropoutLSTM`
+
+
+def new_model(core="gru", layers=1, dropout=0.3, **rates):
     torch.manual_seed(0)
+    if core == "dropout-lstm":
+        return CharLM(V, E, DropoutLSTM(E, H, layers, **(rates or RATES)), dropout=dropout)
     return CharLM(V, E, make_core(core, E, H, layers), dropout=dropout)
 
 
@@ -75,6 +91,9 @@ class Stopped:
 def run(model, folder=None, train=None, epochs=3, **options):
     options = {"lr": 0.01, "precision": "float32", "vocab": VOCAB} | options
     train, valid = train or streams(), StreamBatches(ids(61, seed=1), 2, 9)
+    for name, groups in {"l2": l2_groups, "decay": decay_groups}.items():
+        if name in options:
+            options["groups"] = groups(model, options.pop(name))
     return fit(model, train, valid, epochs=epochs, checkpoint_dir=folder, **options)
 
 
@@ -113,6 +132,12 @@ CASES = [
     pytest.param("gru", streams, 10, {"precision": "bf16"}, id="bf16-gru"),
     pytest.param("lstm", streams, 10, {"precision": "bf16"}, id="bf16-lstm"),
     pytest.param("lstm", windows, 3, {"precision": "bf16", "seed": 5}, id="bf16-windows"),
+    pytest.param("gru", streams, 10, {"decay": 0.3}, id="decay"),
+    pytest.param("gru", streams, 10, {"l2": 0.3}, id="l2"),
+    pytest.param("gru", streams, 6, {"l2": 0.3}, id="l2-last-batch-of-an-epoch"),
+    pytest.param("dropout-lstm", streams, 10, {}, id="dropout-lstm"),
+    pytest.param("dropout-lstm", streams, 10, {"l2": 0.3, "average": 0.9}, id="dropout-lstm-l2"),
+    pytest.param("dropout-lstm", windows, 3, {"precision": "bf16", "l2": 0.1}, id="bf16-dropout"),
 ]
 
 
@@ -134,6 +159,39 @@ def test_stopped_and_resumed_is_never_stopped(tmp_path, core, batches, at, optio
     saved, vocab, saved_history = load_checkpoint(tmp_path)
     assert same_model(saved, whole) and numbers(saved_history) == numbers(expected)
     assert vocab == VOCAB and sorted(contents(tmp_path)) == FILES
+
+
+@pytest.mark.parametrize("name", [*RATES, "dropout"])
+def test_each_rate_of_dropout_resumes_where_it_was(tmp_path, name):
+    """The masks that are drawn after a stop are those that would have been drawn."""
+    rates = dict.fromkeys((*RATES, "dropout"), 0.0) | {name: 0.4}
+    whole, stopped, resumed = (new_model("dropout-lstm", 2, **rates) for _ in range(3))
+    expected = run(whole, l2=0.01)
+    assert run(stopped, tmp_path, Stopped(streams(), 9), l2=0.01).interrupted
+    torch.manual_seed(99)
+    assert numbers(run(resumed, tmp_path, l2=0.01, resume=True)) == numbers(expected)
+    assert same_model(resumed, whole)
+    none = new_model("dropout-lstm", 2, **dict.fromkeys(rates, 0.0))
+    assert run(none, l2=0.01).train != expected.train  # the rate does something
+
+
+def test_cycles_with_decay_in_the_gradient_resume_too(tmp_path):
+    options = {"l2": 0.01, "schedule": Cycles(1, 2, 2)}
+    whole, resumed = (new_model("dropout-lstm", 2) for _ in range(2))
+    expected = run(whole, tmp_path / "whole", **options)
+    run(new_model("dropout-lstm", 2), tmp_path / "cut", Stopped(streams(), 9), **options)
+    assert numbers(run(resumed, tmp_path / "cut", resume=True, **options)) == numbers(expected)
+    for cycle in ("cycle-1", "cycle-2"):
+        kept = [load_checkpoint(tmp_path / name / cycle)[0] for name in ("whole", "cut")]
+        assert same_model(*kept)
+
+
+def test_both_kinds_of_decay_differ_and_are_not_confused(tmp_path):
+    models = {kind: new_model() for kind in ("l2", "decay")}
+    curves = {kind: run(model, **{kind: 0.3}).train for kind, model in models.items()}
+    assert curves["l2"] != curves["decay"]
+    run(new_model(), tmp_path, Stopped(streams(), 9), l2=0.3)
+    refused(tmp_path, "groups", decay=0.3)
 
 
 def test_stopped_again_and_again(tmp_path):

@@ -2,6 +2,8 @@
 
 import json
 import math
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -17,8 +19,9 @@ from charlm_utils.experiments import (
     train_run,
 )
 from charlm_utils.models import DropoutLSTM
-from charlm_utils.studies import STUDIES, load, rerun, run_study
+from charlm_utils.studies import STUDIES, load, looks, rerun, run_study
 from charlm_utils.sweeps import Study, best_lr
+from charlm_utils.sweeps_recipes import SEEDS, lstm_chosen, lstm_recipes, searched
 
 SMALL = {"hidden_size": 12, "embedding_dim": 6, "batch_size": 8, "seq_len": 20, "epochs": 2}
 CPU = torch.device("cpu")
@@ -253,6 +256,115 @@ def test_names_and_files_that_are_not_there(monkeypatch, book):
         load("ladder")
 
 
+# ---- the search, and looks at the held-out text -----------------------------------------------
+
+RATES = [SMALL | {"epochs": 1, "lr": lr} for lr in (1e-3, 4e-3)]
+
+
+def searching(monkeypatch, seeds=(0,)):
+    """A study `small` that chooses between two rates, then runs the better one for each seed."""
+    study = Study("Which rate?", 1, lambda lines: searched(lines, RATES, seeds))
+    monkeypatch.setitem(STUDIES, "small", study)
+
+
+def replace_lines(book, *names):
+    """Lines of other studies that were scored on the held-out text and then replaced."""
+    lines = [json.dumps({"study": name, "settings": {}, "valid": [2.0]}) for name in names]
+    (book / "runs").mkdir(exist_ok=True)
+    (book / "runs" / "replaced.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def test_a_search_ends_before_the_held_out_text_is_read(monkeypatch, book):
+    searching(monkeypatch, seeds=(0, 1))
+    assert run_study("small", search=True) == 2
+    lines = load("small")
+    assert [line["settings"] for line in lines] == [rate | {"tune": True} for rate in RATES]
+    assert run_study("small", search=True) == 0 and load("small") == lines
+    assert run_study("small") == 2  # no repository here: nothing to wait for
+    best = min(lines, key=lambda line: line["valid"][-1])["settings"]["lr"]
+    finals = [line["settings"] for line in load("small")[2:]]
+    assert finals == [RATES[0] | {"lr": best, "seed": seed} for seed in (0, 1)]
+
+
+def test_a_study_without_a_search_has_nothing_to_do_before(monkeypatch, book):
+    study_of(monkeypatch, SMALL)
+    assert run_study("small", search=True) == 0
+    assert not (book / "runs" / "small.jsonl").exists()
+
+
+def test_each_look_at_the_held_out_text_is_counted(monkeypatch, book):
+    searching(monkeypatch, seeds=(0, 1))
+    assert looks("small") == 0
+    run_study("small", search=True)
+    assert [line["looks"] for line in load("small")] == [0, 0] and looks("small") == 0
+    replace_lines(book, "small", "ladder", "small")
+    assert looks("small") == 2 and looks("ladder") == 1 and looks("bptt") == 0
+    run_study("small")
+    assert [line["looks"] for line in load("small")] == [0, 0, 3, 4] and looks("small") == 4
+
+
+def test_search_and_what_came_of_it_are_told_apart(monkeypatch, book):
+    searching(monkeypatch, seeds=(0, 1))
+    assert studies.tuning("small") == studies.final("small") == []
+    with pytest.raises(ValueError):
+        studies.chosen("small")
+    run_study("small")
+    lines = load("small")
+    assert studies.tuning("small") == lines[:2] and studies.final("small") == lines[2:]
+    best = min(lines[:2], key=lambda line: line["valid"][-1])
+    assert studies.chosen("small") == {k: v for k, v in best["settings"].items() if k != "tune"}
+    assert studies.final("small")[0]["settings"] == studies.chosen("small") | {"seed": 0}
+
+
+def git(book, *arguments):
+    who = ("-c", "user.name=A Reader", "-c", "user.email=reader@example.org")
+    command = ["git", "-C", str(book), *who, "-c", "commit.gpgsign=false", *arguments]
+    subprocess.run(command, check=True, capture_output=True)
+
+
+@pytest.fixture
+def repository(book):
+    """The book's folder as a repository with one commit."""
+    if not shutil.which("git"):
+        pytest.skip("git is not installed")
+    git(book, "init", "--quiet")
+    git(book, "add", ".")
+    git(book, "commit", "--quiet", "-m", "first")
+    return book
+
+
+def test_the_search_is_committed_before_the_held_out_text_is_read(monkeypatch, repository):
+    searching(monkeypatch, seeds=(0, 1))
+    for _ in range(2):  # it is not written down, and asking twice is no way round
+        with pytest.raises(ValueError, match="commit the search first: .*small.jsonl"):
+            run_study("small")
+        assert [line["settings"].get("tune") for line in load("small")] == [True, True]
+    git(repository, "add", ".")
+    with pytest.raises(ValueError, match="commit the search first"):
+        run_study("small")
+    git(repository, "commit", "--quiet", "-m", "the search")
+    assert run_study("small") == 2
+    assert [line["looks"] for line in load("small")] == [0, 0, 1, 2]
+
+
+def test_a_search_that_was_changed_after_its_commit_is_refused(monkeypatch, repository):
+    searching(monkeypatch)
+    run_study("small", search=True)
+    git(repository, "add", ".")
+    git(repository, "commit", "--quiet", "-m", "the search")
+    path = repository / "runs" / "small.jsonl"
+    first, second = path.read_text(encoding="utf-8").splitlines()
+    first = json.loads(first)
+    path.write_text(f"{json.dumps(first | {'valid': [0.1]})}\n{second}\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="commit the search first"):
+        run_study("small")
+
+
+def test_a_study_without_a_search_needs_no_commit(monkeypatch, repository):
+    study_of(monkeypatch, SMALL | {"epochs": 1}, SMALL | {"epochs": 1, "seed": 1})
+    assert run_study("small") == 2
+
+
 # ---- what the studies run ---------------------------------------------------------------------
 
 
@@ -308,16 +420,151 @@ def test_every_point_can_be_built(name):
             build_model(point | {"hidden_size": 4}, 9)
 
 
-def test_recorded_studies_are_of_this_code():
+# ---- the recipes ------------------------------------------------------------------------------
+
+
+def lines_of(points, losses):
+    """Lines as if these points were done."""
+    return [{"settings": p, "valid": [9.0, v]} for p, v in zip(points, losses, strict=True)]
+
+
+@pytest.mark.parametrize("name", ["rnn_live", "rnn_long", "gru_live", "gru_long", "lstm_live"])
+def test_a_search_is_every_combination(name):
+    points = STUDIES[name].points([])
+    choices = {key: len({json.dumps(p[key]) for p in points}) for key in points[0]}
+    assert len({json.dumps(p) for p in points}) == len(points) == math.prod(choices.values())
+    assert choices["lr"] > 1
+
+
+def test_the_best_of_a_search_is_run_for_each_seed():
+    points = [{"core": "rnn", "lr": lr} for lr in (1, 2, 3)]
+    search = searched([], points)
+    assert search == [p | {"tune": True} for p in points]
+    lines = lines_of(search, (1.5, 1.3, 1.4))
+    assert searched(lines[:2], points) == search  # one is missing
+    final = [{"core": "rnn", "lr": 2, "seed": seed} for seed in SEEDS]
+    assert searched(lines, points) == search + final
+    lines += lines_of(final, (1.7, 1.2, 1.8))  # what the held-out text says changes nothing
+    assert searched(lines, points) == search + final
+    assert searched(lines, points, seeds=(5,)) == [*search, final[0] | {"seed": 5}]
+
+
+@pytest.mark.parametrize("name", ["rnn_live", "rnn_long", "gru_live", "gru_long", "lstm_live"])
+def test_a_recipe_is_chosen_on_the_development_part(name):
+    points = STUDIES[name].points
+    search = points([])
+    assert (
+        len(search) > 1 and all(p["tune"] for p in search) and not any("seed" in p for p in search)
+    )
+    for best in (0, len(search) - 1):
+        losses = [1.0 if i == best else 2.0 for i in range(len(search))]
+        final = points(lines_of(search, losses))[len(search) :]
+        chosen = {k: v for k, v in search[best].items() if k != "tune"}
+        assert final == [chosen | {"seed": seed} for seed in (0, 1, 2)]
+
+
+def chain(losses):
+    """`lstm_chosen` done to its end: its points, given the losses of the search by label."""
+    lines, points = [], lstm_chosen([])
+    while (todo := [p for p in points if not any(p == line["settings"] for line in lines)]) and (
+        todo[0].get("tune")
+    ):
+        assert all(p.get("tune") for p in todo), "the search is not done"
+        lines += lines_of(todo, [losses(p["label"]) for p in todo])
+        points = lstm_chosen(lines)
+    return points
+
+
+FIRSTS, RATES_OF_THE_MEAN = list(lstm_recipes()), ("0.001", "0.0025", "0.005")
+
+
+@pytest.mark.parametrize("rate", [None, *RATES_OF_THE_MEAN])
+@pytest.mark.parametrize("longer", [False, True])
+@pytest.mark.parametrize("first", FIRSTS)
+def test_the_long_lstm_is_what_had_the_lowest_development_loss(first, longer, rate):
+    low = {f"search {first}": 1.30, "search longer": 1.29 if longer else 1.31}
+    low |= {f"search mean {rate}": 1.25}
+    points = chain(lambda label: low.get(label, 1.40))
+    search = [p for p in points if p.get("tune")]
+    final = points[len(search) :]
+    assert points[: len(search)] == search and not any("tune" in p for p in final)
+    assert [p["label"] for p in search] == (
+        [f"search {name}" for name in FIRSTS]
+        + ["search longer"]
+        + [f"search mean {rate}" for rate in RATES_OF_THE_MEAN]
+    )
+    labels = ["first"] + ["longer"] * longer + ["mean"] * (rate is not None)
+    assert [p["label"] for p in final] == [*labels, "tenth"]
+    phases, by_label = final[:-1], {p["label"]: p for p in search}
+    after = {p["label"]: p.get("after") for p in phases}
+    assert after == dict(zip(labels, [None, *labels], strict=False))
+    chosen = [f"search {first}"] + ["search longer"] * longer
+    chosen += [f"search mean {rate}"] * (rate is not None)
+    for phase, label in zip(phases, chosen, strict=True):
+        names = ("label", "after", "tune")
+        same = [{k: v for k, v in p.items() if k not in names} for p in (phase, by_label[label])]
+        assert same[0] == same[1]
+        # and it was searched after the very phases that it now follows
+        followed = by_label[label].get("after")
+        assert followed == (chosen[chosen.index(label) - 1] if phase is not phases[0] else None)
+    recipe = lstm_recipes()[first]
+    tenth = final[-1]
+    assert tenth["data_share"] == 0.1 and tenth["epochs"] == 3 and "after" not in tenth
+    assert all(tenth[k] == v for k, v in recipe.items() if k != "batch_size")
+
+
+def test_every_phase_of_the_long_lstm_can_be_built():
+    for first in FIRSTS:
+        low = {f"search {first}": 1.3, "search longer": 1.29, "search mean 0.0025": 1.2}
+        for point in chain(lambda label, low=low: low.get(label, 1.4)):
+            full_settings(point)
+            model = build_model(point | {"hidden_size": 4}, 9)
+            sizes = [tuple(w.shape) for w in model.parameters()]
+            first_model = build_model(lstm_recipes()[first] | {"hidden_size": 4}, 9)
+            assert sizes == [tuple(w.shape) for w in first_model.parameters()]  # weights fit on
+
+
+# ---- the book's own files ---------------------------------------------------------------------
+
+RUNS = Path(studies.__file__).parents[1] / "book" / "runs"
+STORED = sorted(set(RUNS.glob("*.jsonl")) - {RUNS / "replaced.jsonl"})
+
+
+def recorded(path):
+    return [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("path", STORED, ids=lambda p: p.stem)
+def test_recorded_studies_are_of_this_code(path):
     """Every line in the book's own files is a run that its study names."""
-    folder = Path(studies.__file__).parents[1] / "book" / "runs"
-    for path in folder.glob("*.jsonl"):
-        lines = [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines()]
-        points = STUDIES[path.stem].points(lines)
-        for line in lines:
-            assert line["settings"] in points, (path.name, line["settings"])
-            assert len(line["commit"]) == 40 and not line["dirty"]
-            assert line.get("diverged") or all(math.isfinite(loss) for loss in line["valid"])
+    lines = recorded(path)
+    points = STUDIES[path.stem].points(lines)
+    for line in lines:
+        assert line["settings"] in points, line["settings"]
+        assert len(line["commit"]) == 40 and not line["dirty"]
+        assert line.get("diverged") or all(math.isfinite(loss) for loss in line["valid"])
+    assert len({json.dumps(line["settings"]) for line in lines}) == len(lines), "a run twice"
+
+
+@pytest.mark.parametrize("path", STORED, ids=lambda p: p.stem)
+def test_recorded_looks_are_those_there_were(path):
+    lines, gone = recorded(path), recorded(RUNS / "replaced.jsonl")
+    final = [line for line in lines if not line["settings"].get("tune")]
+    assert all(line.get("looks", 0) == 0 for line in lines if line not in final)
+    looks = [line["looks"] for line in final if "looks" in line]  # the first studies did not count
+    there_were = len(final) + sum(line["study"] == path.stem for line in gone)
+    assert looks == sorted(set(looks)) and all(1 <= look <= there_were for look in looks)
+
+
+def test_replaced_runs_are_of_a_study_and_no_longer_in_it():
+    lines = recorded(RUNS / "replaced.jsonl")
+    assert lines
+    for line in lines:
+        assert line["study"] in STUDIES and len(line["commit"]) == 40
+        assert not line["settings"].get("tune") and math.isfinite(line["valid"][-1])
+        path = RUNS / f"{line['study']}.jsonl"
+        kept = recorded(path) if path.is_file() else []
+        assert line["valid"] not in [other["valid"] for other in kept]
 
 
 # ---- the command ------------------------------------------------------------------------------
@@ -330,5 +577,7 @@ def test_the_command_lists_and_runs(monkeypatch, capsys):
     assert all(name in out for name in STUDIES) and "Is it small?" in out
     assert cli.main(["study", "small"]) == 0
     assert "1 runs done now" in capsys.readouterr().out
+    assert cli.main(["study", "small", "--search"]) == 0
+    assert "the search is complete" in capsys.readouterr().out
     assert cli.main(["study", "big"]) == 1
     assert "no study 'big'" in capsys.readouterr().err

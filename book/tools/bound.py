@@ -44,10 +44,8 @@ IGNORED = [
     re.compile(r"\b\d{4}\.\d{4,5}\b"),  # arXiv
     re.compile(r"\b\d+\.\d+\.\d+[\w.]*"),  # versions
     re.compile(r"\b(Python|PyTorch|torch|CUDA|NumPy|Jupyter Book|version)\s*[≥<>=~]*\s*\d+\.\d+"),
-    re.compile(
-        r"\b(exercises?|sections?|chapters?|figures?|tables?|d2l|BY|Apache)\s+\d+\.\d+",
-        re.IGNORECASE,
-    ),
+    re.compile(r"\b(exercises?|sections?|chapters?|d2l)\s+\d+\.\d(?!\d)", re.IGNORECASE),
+    re.compile(r"\b(BY|Apache)\s+\d+\.\d+"),  # licences; "by 0.12" is none
 ]
 FORMULA = re.compile(r"\$\$(.+?)\$\$|\$(.+?)\$", re.DOTALL)
 CODE_SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
@@ -103,7 +101,13 @@ def printed_numbers(text):
 
 
 def _plain(number):
-    return f"{number.rstrip(' %')} %" if number.endswith("%") else number
+    return f"{number[:-1].rstrip()} %" if number.endswith("%") else number
+
+
+def digits(printed):
+    """The number of "4,798" or "4.2 %" as `float` takes it, and its places."""
+    number = printed.rstrip(" %").replace(",", "")
+    return number, len(number.split(".")[1]) if "." in number else 0
 
 
 def parts(text):
@@ -184,12 +188,15 @@ def evaluate(expression, values):
         return f"_{len(names) - 1}"
 
     tree = ast.parse(re.sub(r"\{([^{}]+)\}", name, expression), mode="eval")
-    return _value(tree.body, names)
+    try:
+        return float(_value(tree.body, names))
+    except (ArithmeticError, TypeError) as error:  # a division by zero, a root of -1
+        raise ValueError(f"can't evaluate {expression!r}: {error}") from None
 
 
 def _value(node, names):
     match node:
-        case ast.Constant(value=int() | float()):
+        case ast.Constant(value=int() | float()) if type(node.value) is not bool:
             return node.value
         case ast.Name(id=key) if key in names:
             return names[key]
@@ -198,28 +205,26 @@ def _value(node, names):
         case ast.BinOp() if type(node.op) in OPERATORS:
             left, right = (_value(side, names) for side in (node.left, node.right))
             return OPERATORS[type(node.op)](left, right)
-        case ast.Call(func=ast.Name(id=function)) if function in FUNCTIONS:
+        case ast.Call(func=ast.Name(id=function), keywords=[]) if function in FUNCTIONS:
             return FUNCTIONS[function](*(_value(arg, names) for arg in node.args))
     raise ValueError(f"can't evaluate {ast.unparse(node)!r}")
 
 
 def shown(value, like):
     """`value` with as many decimals as `like`."""
-    number = like.rstrip(" %")
-    places = len(number.split(".")[1]) if "." in number else 0
-    return f"{abs(value):.{places}f}{' %' if like.endswith('%') else ''}"
+    comma = "," if "," in like else ""
+    return f"{abs(value):{comma}.{digits(like)[1]}f}{' %' if like.endswith('%') else ''}"
 
 
 def agrees(binding, segment, values):
     """Whether what is printed is what it is said to be."""
-    number = binding.printed.rstrip(" %")
+    number, places = digits(binding.printed)
     if binding.meaning == "code":
         share = {round(100 * c, 9) for c in segment.constants} if "%" in binding.printed else set()
         return float(number) in segment.constants | share
     if binding.meaning == "output":
-        return bool(re.search(rf"(?<![\d.]){re.escape(number)}(?!\.?\d)", segment.outputs))
+        return holds(segment.outputs, binding.printed)
     value = abs(evaluate(binding.meaning, values))
-    places = len(number.split(".")[1]) if "." in number else 0
     return abs(value - float(number)) <= 0.5 * 10.0**-places * (1 + 1e-6)
 
 
@@ -244,11 +249,21 @@ def faults(segment, values):
     return found
 
 
+def whole(printed):
+    """A pattern for a number that is not a part of a longer one, such as 798 of 4,798."""
+    number = re.escape(printed.rstrip(" %"))
+    return rf"(?<![\d.])(?<!\d,){number}(?!\.?\d)(?!,\d{{3}})"
+
+
+def holds(outputs, printed):
+    """Whether an output has printed the number."""
+    return bool(re.search(whole(printed), outputs))
+
+
 def stands_in(printed, text):
     """Whether a number stands in a text; integers may be bound, too, with or without commas."""
-    number = re.escape(printed.rstrip(" %"))
     sign = r"\s*%" if printed.endswith("%") else ""
-    return bool(re.search(rf"(?<![\d.,]){number}(?![.,]?\d){sign}", COMMENT.sub("", text)))
+    return bool(re.search(whole(printed) + sign, COMMENT.sub("", text)))
 
 
 # ---- filling ----------------------------------------------------------------------------------
@@ -259,15 +274,17 @@ def filled(text, values):
     pieces, start = [], 0
     for match in COMMENT.finditer(text):
         before, lines = text[start : match.start()], match[1]
+        changed = {}
         for printed, meaning in bindings(match[1]):
             if meaning in ("code", "output"):
                 continue
             new = shown(evaluate(meaning, values), printed)
             if new != printed:
-                number = re.escape(printed.rstrip(" %"))
-                whole = re.compile(rf"(?<![\d.,]){number}(?![.,]?\d)")
-                before = whole.sub(new.rstrip(" %"), before)
+                changed[printed.rstrip(" %")] = new.rstrip(" %")
                 lines = lines.replace(f"{printed} = {meaning}", f"{new} = {meaning}")
+        if changed:  # all at once: the new value of one may be the old value of another
+            any_of = "|".join(map(whole, changed))
+            before = re.sub(any_of, lambda m, new=changed: new[m[0]], before)
         pieces += [before, f"<!-- numbers\n{lines}\n-->"]
         start = match.end()
     return "".join([*pieces, text[start:]])
