@@ -96,7 +96,8 @@ def run_study(name: str, *, work: Path | None = None, search: bool = False) -> i
 def looks(name: str) -> int:
     """How many runs of a study have been scored on the held-out text, replaced ones included."""
     now = sum(not line["settings"].get("tune") for line in _finished(name))
-    return now + sum(line["study"] == name for line in replaced())
+    before = (line.get("count", 1) for line in replaced() if line["study"] == name)
+    return now + sum(before)
 
 
 def replaced() -> list[Line]:
