@@ -194,8 +194,8 @@ def low(lines: list[Line]) -> list[dict]:
     if not all_done(search, lines):
         return search
     best = _best(lines, search)
-    final = [{"cut": "d2l"} | small, best, best | {"cut": "whole"}]
-    return search + [point | {"seed": seed} for point in final for seed in SEEDS]
+    final = [point | {"seed": seed} for point in ({"cut": "d2l"} | small, best) for seed in SEEDS]
+    return [*search, *final, best | {"cut": "whole", "seed": 0}]
 
 
 def _best(lines: list[Line], search: list[dict]) -> dict:

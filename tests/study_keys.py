@@ -196,7 +196,7 @@ LIVE = {"A2.study.grid.rerun"}
 
 # live keys and the study whose first seed makes the same network by the same recipe
 REPEATED = {
-    "05.rnn.valid": "rnn_live",
+    "05.rnn.valid": "rnn_steady",
     "06.gru.valid": "gru_live",
     "07.lstm.valid": "lstm_live",
 }

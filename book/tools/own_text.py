@@ -41,29 +41,23 @@ TWICE = {"diary": "charlm train diary.txt --hidden-size 128 --batch-size 16 --ep
 
 def run(command, folder, stop=None):
     """What a command prints; once it has printed epoch `stop`, it gets a Ctrl-C."""
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as errors:  # a pipe would fill up
-        process = subprocess.Popen(
-            command,
-            cwd=folder,
-            env=os.environ | {"PYTHONUNBUFFERED": "1"},
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            encoding="utf-8",
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
-        lines = []
-        for line in process.stdout:
-            lines.append(line)
-            if stop and line.startswith(f"epoch {stop}:"):
-                process.send_signal(signal.SIGINT)
-        status = process.wait()
+    options = {"cwd": folder, "env": os.environ | {"PYTHONUNBUFFERED": "1"}, "encoding": "utf-8"}
+    options |= {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    lines = []
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as errors:  # progress bars fill a pipe
+        options |= {"stdout": subprocess.PIPE, "stderr": errors}
+        with subprocess.Popen(command, **options) as process:
+            for line in process.stdout:
+                lines.append(line)
+                if stop and line.startswith(f"epoch {stop}:"):
+                    process.send_signal(signal.SIGINT)
         errors.seek(0)
-        complaints = errors.read().splitlines()
-    if status == 1:
-        said = [line + "\n" for line in complaints if line.startswith("charlm: ")]
-        if not said:
-            raise RuntimeError("\n".join(complaints))
-        lines += said  # an error that the page shows
+        said = errors.read().splitlines()
+    if process.returncode == 1:
+        shown = [line + "\n" for line in said if line.startswith("charlm: ")]
+        if not shown:
+            raise RuntimeError("\n".join(said))
+        lines += shown  # an error that the page shows
     return "".join(lines)
 
 
