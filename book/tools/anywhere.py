@@ -14,6 +14,7 @@ import json
 import math
 import os
 import re
+import statistics
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -112,10 +113,10 @@ def spreads(found):
 
 
 def common_share(numbers):
-    """Root mean square of the relative deviations of all that moved, none above one percent."""
-    off = [min(deviation(stored, values) / abs(stored), 0.01) for stored, values in numbers
+    """The median of the relative deviations of the numbers that moved at all."""
+    off = [deviation(stored, values) / abs(stored) for stored, values in numbers
            if stored and deviation(stored, values) > results.rounding(stored)]  # fmt: skip
-    return math.sqrt(sum(d * d for d in off) / len(off)) if off else 0.0
+    return statistics.median(off) if off else 0.0
 
 
 def deviation(stored, values):
