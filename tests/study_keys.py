@@ -140,19 +140,38 @@ def share(pairs):
 
 
 def perplexities(rate):
-    """Those of the grid's runs at one rate that did not break off."""
-    found = runs("perplexity_grid", lr=json.loads(rate))
+    """Those of the grid's search at one rate that did not break off."""
+    found = [r for r in lines("perplexity_grid") if r["settings"].get("tune")]
+    found = [r for r in found if r["settings"]["lr"] == json.loads(rate)]
     return [math.exp(last(r)) for r in found if "diverged" not in r]
 
 
-def low(cut):
-    """Of the wide and the narrow network on this cut the one that was better."""
-    return min(map(last, runs("perplexity_low", cut=cut)))
+def grid(which):
+    """The exercises' own sizes, or the other point that was scored on the held-out text."""
+    own = one("perplexity_grid", num_hiddens=32, num_steps=32, lr=1)
+    (other,) = [r for r in runs("perplexity_grid") if r != own] or [own]
+    return math.exp(last(own if which == "published" else other))
+
+
+def low(cut, which=None):
+    """The perplexity of the mean loss of the seeds on this cut, or of its least or greatest."""
+    pick = {None: mean, "min": min, "max": max}[which]
+    return math.exp(pick(map(last, runs("perplexity_low", cut=CUTS[cut]))))
+
+
+def low_search(width):
+    (line,) = [r for r in lines("perplexity_low") if r["settings"].get("tune")
+               and r["settings"]["hidden_size"] == int(width)]  # fmt: skip
+    return math.exp(last(line))
 
 
 def whole(book):
-    line = min(runs("perplexity_low", cut="whole"), key=last)
-    return math.exp(line[book])
+    return math.exp(mean(line[book] for line in runs("perplexity_low", cut="whole")))
+
+
+def lesson_cut(core):
+    found = [r for r in runs("lesson_cut") if r["settings"].get("core", "gru") == core]
+    return mean(map(last, found))
 
 
 CUTS = {"d2l": "d2l", "90": "90/10"}
@@ -160,8 +179,9 @@ CUTS = {"d2l": "d2l", "90": "90/10"}
 TABLE = {
     r"05\.study\.bptt\.(\d+)": lambda n: last(one("bptt", seq_len=int(n))),
     r"05\.study\.identity\.(\w+)": identity,
-    r"05\.study\.rnn_long": lambda: mean(map(last, runs("rnn_long"))),
-    r"06\.study\.gru_long": lambda: mean(map(last, runs("gru_long"))),
+    r"05\.study\.(rnn_steady|rnn_long)": lambda name: mean(map(last, runs(name))),
+    r"06\.study\.(gru_live|gru_long)": lambda name: mean(map(last, runs(name))),
+    r"06\.cut\.(rnn|gru)": lesson_cut,
     r"06\.race\.(source|ours|times)": race,
     r"07\.study\.cold": lambda: last(one("lstm_source", label="cold")),
     r"07\.study\.(source|ours)\.(.+?)(\.train)?": phase,
@@ -181,13 +201,13 @@ TABLE = {
     r"09\.study\.order\.(\w+?)(\.400)?": order,
     r"09\.study\.share\.(\d+)": share,
     r"09\.study\.three": lambda: one("sums_three")["exact"][-1],
-    r"A2\.study\.grid\.best\.([\d.]+)": lambda rate: min(perplexities(rate)),
-    r"A2\.study\.grid\.median\.([\d.]+)": lambda rate: statistics.median(perplexities(rate)),
-    r"A2\.study\.grid\.lowest": lambda: math.exp(min(map(last, runs("perplexity_grid")))),
-    r"A2\.study\.grid\.source": lambda: math.exp(
-        last(one("perplexity_grid", num_hiddens=32, num_steps=32, lr=1))
+    r"A2\.study\.grid\.development\.([\d.]+)\.best": lambda rate: min(perplexities(rate)),
+    r"A2\.study\.grid\.development\.([\d.]+)\.median": lambda rate: statistics.median(
+        perplexities(rate)
     ),
-    r"A2\.study\.low\.(\w+)": lambda cut: math.exp(low(CUTS[cut])),
+    r"A2\.study\.grid\.(chosen|published)": grid,
+    r"A2\.study\.low\.development\.(\d+)": low_search,
+    r"A2\.study\.low\.(d2l|90)(?:\.(min|max))?": low,
     r"A2\.study\.whole\.(\w+)": whole,
 }
 

@@ -33,17 +33,19 @@ CLOSE = 0.01  # nats: what a study that repeats a live network may be off by at 
 bound, pages = tool("bound"), tool("pages")
 
 
+TRUE = json.loads((ROOT / "book" / "results.json").read_text(encoding="utf-8"))
+
+
 def headlines():
     """{key: unit} of every number of this book in the tables of results, floors included."""
     found = {}
-    for row in pages.ROWS:
+    for row in (row for row in pages.ROWS if row.key in TRUE):  # the others are not shown
         for key in (row.key, row.same_context, row.best_table):
             found |= {key: row.unit} if key else {}
     return found
 
 
 HEADLINES = headlines()
-TRUE = json.loads((ROOT / "book" / "results.json").read_text(encoding="utf-8"))
 
 
 def better(value, unit):

@@ -372,13 +372,13 @@ def test_each_update_has_its_rate(monkeypatch):
 
 
 def test_settings_reach_the_optimizer(monkeypatch):
-    made, plain = [], torch.optim.AdamW
+    made, plain = [], torch.optim.Adam
 
     def watch(*args, **kwargs):
         made.append(plain(*args, **kwargs))
         return made[-1]
 
-    monkeypatch.setattr(torch.optim, "AdamW", watch)
+    monkeypatch.setattr(torch.optim, "Adam", watch)
     run(new_model(), betas=(0.8, 0.95), weight_decay=0.3)
     (group,) = made[0].param_groups
     assert (group["betas"], group["weight_decay"]) == ((0.8, 0.95), 0.3)
