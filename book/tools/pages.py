@@ -467,12 +467,6 @@ def counted(row):
     return f"{len(values)}: {low} to {high}"
 
 
-def cited(row, published):
-    """The published figures that belong to a row, each with its split."""
-    found = (published[key] for key in row.published)
-    return "; ".join(f"{p['value']} ({p['model']}; {p['split']})" for p in found) or "–"
-
-
 def figures(row, published):
     """The published figures without a word; † where they belong to another split than ours."""
     found = (published[key] for key in row.published)
@@ -493,24 +487,24 @@ def losses(results, row):
 
 def best_table(results, published):
     """The lowest loss of each text, what the sources' recipes reach, and what is published."""
-    header = ["Text", "Model", "This book:", "Best table:", "Settings chosen on", "Seeds"]
-    header += ["Published, on its own split", "Chapter"]
+    header = ["Model", "This book:", "Best table:", "Published:"]
+    header += ["Settings chosen on", "Seeds", "Chapter"]
     rows = []
     for row in chosen_rows(results, "best"):
         mine, _, best = losses(results, row)
         unit = " (perplexity)" if row.unit == "perplexity" else ""
-        where = [how_chosen(row), counted(row), cited(row, published), chapter(row)]
-        rows.append([row.text, row.label, mine + unit, best + unit, *where])
+        where = [figures(row, published), how_chosen(row), counted(row), chapter(row)]
+        rows.append([f"{row.text}: {row.label}", mine + unit, best + unit, *where])
     return table(header, rows)
 
 
 def ladder_table(results, published):
     """Every chapter's own loss beside its floors and the published figures."""
     header = ["Chapter", "Model", "This book:", "Table, same context:", "Best table:"]
-    header += ["Settings chosen on", "Seeds", "Published, on its own split"]
+    header += ["Published:", "Settings chosen on", "Seeds"]
     rows = [
         [chapter(row), row.label, *losses(results, row)]
-        + [how_chosen(row), counted(row), cited(row, published)]
+        + [figures(row, published), how_chosen(row), counted(row)]
         for row in chosen_rows(results, "ladder")
     ]
     return table(header, rows)
