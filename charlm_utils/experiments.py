@@ -202,11 +202,6 @@ class FirstBatches:
         return itertools.islice(self.batches, self.count)
 
 
-def early_run(settings: dict, *, folder: Path | None = None) -> dict:
-    """`first_updates` of the run that `settings` hold under "of": `train`, in nats."""
-    return {"train": [first_updates(settings["of"], settings["updates"])], "valid": []}
-
-
 def _schedule(s: dict) -> str | Cycles:
     return s["schedule"] if isinstance(s["schedule"], str) else Cycles(*s["schedule"])
 

@@ -14,6 +14,7 @@ from charlm_utils.checkpoint import CheckpointError
 from charlm_utils.experiments import (
     average_run,
     build_model,
+    first_updates,
     full_settings,
     load_batches,
     train_run,
@@ -59,6 +60,14 @@ def test_a_run_reports_its_curves():
 
 def test_the_first_epochs_are_those_of_the_whole_run():
     assert train_run(SMALL, stop_after=1)["valid"] == train_run(SMALL)["valid"][:1]
+
+
+def test_the_first_updates_are_those_of_the_run():
+    """All updates of an epoch give its training loss; fewer, the mean of the first of them."""
+    settings = SMALL | {"l2": 1e-4, "schedule": [1, 1, 2]}
+    whole = first_updates(settings, 10**6)
+    assert whole == train_run(settings, stop_after=1)["train"][0]
+    assert first_updates(settings, 5) > whole
 
 
 def test_unknown_settings_are_refused():
