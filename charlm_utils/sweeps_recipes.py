@@ -8,6 +8,7 @@ training part and scored on the held-out part.
 import itertools
 
 from charlm_utils.sweeps import LSTM_MEAN, LSTM_OURS, TENTH, Line, Study, all_done, best_of
+from charlm_utils.sweeps_deep import DEEP
 
 SEEDS = (0, 1, 2)
 
@@ -132,6 +133,22 @@ def _without_dropout_inside(settings: dict) -> dict:
     return {k: v for k, v in settings.items() if k not in inside} | {"core": "lstm"}
 
 
+def residual_live(lines: list[Line]) -> list[dict]:
+    """Chapter 8's stack of eight layers of 128 units, three readings."""
+    common = DEEP | {"num_layers": 8, "hidden_size": 128, "norm": True, "seq_len": 32}
+    common |= {"epochs": 3, "warmup_steps": 100}
+    return searched(lines, grid(common, {"lr": (4e-3, 6e-3, 9e-3), "weight_decay": (0.0, 0.05)}))
+
+
+def residual_chosen(lines: list[Line]) -> list[dict]:
+    """Eight layers of 256 units, twelve readings: rate and dropout searched, then run once."""
+    common = DEEP | {"num_layers": 8, "hidden_size": 256, "norm": True, "seq_len": 32}
+    common |= {"epochs": 12, "warmup_steps": 300, "weight_decay": 0.05}
+    tried = ((4e-3, 0.25), (4e-3, 0.35), (6e-3, 0.25))
+    points = [common | {"lr": lr, "core_dropout": p, "dropout": p} for lr, p in tried]
+    return searched(lines, points, seeds=(0,))
+
+
 # the fast.ai lesson's own cut of Nietzsche: its first 493,747 of 600,893 characters
 LESSON_CUT = 493_747.5 / 600_893
 
@@ -155,4 +172,6 @@ STUDIES = {
     "lesson_cut": Study("What do they reach on the fast.ai lesson's cut?", 10, lesson_cut),
     "lstm_live": Study("What does an LSTM of 2 x 512 units reach in minutes?", 35, lstm_live),
     "lstm_chosen": Study("Which recipe for the LSTM, without the held-out text?", 60, lstm_chosen),
+    "residual_live": Study("What do eight layers of 128 reach in minutes?", 20, residual_live),
+    "residual_chosen": Study("And eight of 256, read twelve times?", 120, residual_chosen),
 }
