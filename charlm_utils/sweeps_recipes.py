@@ -171,7 +171,7 @@ STUDIES = {
     "gru_long": Study("What does a GRU of 256 units reach?", 20, gru_long),
     "lesson_cut": Study("What do they reach on the fast.ai lesson's cut?", 10, lesson_cut),
     "lstm_live": Study("What does an LSTM of 2 x 512 units reach in minutes?", 35, lstm_live),
-    "lstm_chosen": Study("Which recipe for the LSTM, without the held-out text?", 60, lstm_chosen),
+    "lstm_chosen": Study("Which recipe for the LSTM, without the held-out text?", 100, lstm_chosen),
     "residual_live": Study("What do eight layers of 128 reach in minutes?", 20, residual_live),
     "residual_chosen": Study("And eight of 256, read twelve times?", 120, residual_chosen),
 }
