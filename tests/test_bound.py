@@ -1,5 +1,6 @@
 """Numbers in prose are bound to what they were measured as, and the binding can fail."""
 
+import json
 import math
 
 import nbformat
@@ -337,6 +338,50 @@ def test_a_setting_is_a_constant_of_the_code(printed, good):
 def test_an_output_holds_the_very_number(printed, good):
     part = segment("", outputs="loss 1.35, 74 of 90, 97.3% of 4,798")
     assert bound.agrees(bound.Binding(printed, "output"), part, VALUES) is good
+
+
+@pytest.mark.parametrize(
+    ("printed", "name", "good"),
+    [
+        ("1.5", "charlm_utils/baselines.py", True),  # a fallback discount
+        ("1.6", "charlm_utils/baselines.py", False),
+        ("2 %", "conftest.py", True),  # Decimal("0.02")
+        ("7 %", "conftest.py", False),
+        ("3.11", "pyproject.toml", True),
+        ("3.12345", "pyproject.toml", False),
+        ("3 %", "notebooks/08_residual_gru.ipynb", True),
+    ],
+)
+def test_a_setting_may_stand_in_a_file(printed, name, good):
+    assert bound.agrees(bound.Binding(printed, name), segment(""), VALUES) is good
+
+
+def test_a_file_that_is_not_there_is_a_fault():
+    (fault,) = faults("at 0.5", "0.5 = charlm_utils/no_such_file.py")
+    assert "no file" in fault
+
+
+@pytest.mark.parametrize("meaning", ["0.5", "100 * 0.005", "0.50"])
+def test_a_number_bound_to_itself_is_a_fault(meaning):
+    (fault,) = faults("at 0.5", f"0.5 = {meaning}")
+    assert "bound to itself" in fault
+
+
+def test_a_spread_has_a_key(values):
+    key = next(
+        key
+        for key, spread in json.loads(
+            (ROOT / "book" / "spreads.json").read_text(encoding="utf-8")
+        ).items()
+        if spread
+    )
+    assert values[f"±{key}"] > 0 and bound.evaluate(f"{{±{key}}}", values) == values[f"±{key}"]
+
+
+def test_python_that_a_page_shows_needs_no_binding():
+    shown = "```python\ncore = dropout(0.3)\n```\n"
+    assert bound.printed_numbers(shown + "loss 1.35") == ["1.35"]
+    assert bound.printed_numbers("```console\nloss 1.35\n```") == ["1.35"]
 
 
 # ---- faults -----------------------------------------------------------------------------------

@@ -13,11 +13,14 @@ to the last such comment), what it is:
     4.2 % = 100 * {08.share}
     0.3 = code
     0.27 = output
+    0.5 = charlm_utils/baselines.py
     -->
 
-Braces hold a key of results.json or published.json; +, -, *, /, exp, log, log2, abs, min, max and
-plain numbers may be used with them. `code` is a constant of the notebook's code, `output` a number
-that one of the compared cells nearby has printed.
+Braces hold a key of results.json or published.json, or ± and a key of spreads.json; +, -, *, /,
+exp, log, log2, abs, min, max and plain numbers may be used with them, but a number alone says
+nothing and is refused. `code` is a constant of the notebook's code, `output` a number that one of
+the compared cells nearby has printed; a file's name stands for a number in that file. Python that
+a page shows is code, and its numbers are settings: they need no binding.
 """
 
 import argparse
@@ -38,6 +41,7 @@ TOKEN = re.compile(r"(?<![\w.])(\d+\.\d+)(?!\.?\d)(\s*%)?|(?<![\w.,])(\d+)\s*%")
 IGNORED = [
     re.compile(r"<!-- begin:(\w+) -->.*?<!-- end:\1 -->", re.DOTALL),  # held by pages.py --check
     re.compile(r"<!-- numbers\n.*?-->", re.DOTALL),
+    re.compile(r"^```python\n.*?^```", re.DOTALL | re.MULTILINE),
     re.compile(r"--[a-z-]+ [\d.e+-]+"),  # an option of a command and its value
     re.compile(r"https?://[^\s)>\]]+"),
     re.compile(r"\]\([^)]*\)"),  # a link's target
@@ -48,6 +52,9 @@ IGNORED = [
     re.compile(r"\b(BY|Apache)\s+\d+\.\d+"),  # licences; "by 0.12" is none
 ]
 FORMULA = re.compile(r"\$\$(.+?)\$\$|\$(.+?)\$", re.DOTALL)
+FILE = re.compile(r"[\w/.-]+\.(py|toml|ipynb)")
+DECIMAL = re.compile(r'Decimal\("([\d.]+)"\)')
+ALONE = re.compile(r"(100 \* )?[\d.,]+")
 CODE_SPAN = re.compile(r"(?<!`)`([^`\n]+)`(?!`)")
 PLAIN_NUMBER = re.compile(r"[-+\s\d.,%\\]*")
 NEAR = 4  # code cells before and after in which `output` looks
@@ -148,11 +155,35 @@ def segments(path):
 def constants(cells):
     """Every number in a notebook's code."""
     for cell in cells:
-        if cell.cell_type != "code" or cell.source.lstrip().startswith(("import sys", "%")):
-            continue
-        for node in ast.walk(ast.parse(cell.source)):
-            if isinstance(node, ast.Constant) and type(node.value) in (int, float):
-                yield float(node.value)
+        if cell.cell_type == "code" and not cell.source.lstrip().startswith(("import sys", "%")):
+            yield from python_constants(cell.source)
+
+
+def python_constants(source):
+    """Every number in a piece of Python."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+            yield float(node.value)
+
+
+def stands_in_file(printed, name):
+    """Whether a file of the repository holds the number: Python as a constant, others anywhere."""
+    path = ROOT / name
+    if not path.is_file():
+        raise ValueError(f"no file {name}")
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".toml":
+        return holds(text, printed)
+    cells = nbformat.reads(text, as_version=4).cells if path.suffix == ".ipynb" else None
+    numbers = set(constants(cells) if cells else python_constants(text))
+    numbers |= set(map(float, DECIMAL.findall(text)))
+    return is_constant(printed, numbers)
+
+
+def is_constant(printed, numbers):
+    """Whether a number, or the share that a percentage is, is among these."""
+    percents = {round(100 * number, 9) for number in numbers} if "%" in printed else set()
+    return float(digits(printed)[0]) in numbers | percents
 
 
 def outputs_near(cells, place):
@@ -167,11 +198,13 @@ def outputs_near(cells, place):
 
 
 def known_values():
-    """{key: value} of results.json and published.json."""
+    """{key: value} of results.json and published.json, and {±key: spread}."""
     folder = ROOT / "book"
     rows = json.loads((folder / "published.json").read_text(encoding="utf-8"))
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    return {row["key"]: row["value"] for row in rows} | results
+    spreads = json.loads((folder / "spreads.json").read_text(encoding="utf-8"))
+    spreads = {f"±{key}": value for key, value in spreads.items()}
+    return {row["key"]: row["value"] for row in rows} | results | spreads
 
 
 # ---- checking ---------------------------------------------------------------------------------
@@ -220,10 +253,13 @@ def agrees(binding, segment, values):
     """Whether what is printed is what it is said to be."""
     number, places = digits(binding.printed)
     if binding.meaning == "code":
-        share = {round(100 * c, 9) for c in segment.constants} if "%" in binding.printed else set()
-        return float(number) in segment.constants | share
+        return is_constant(binding.printed, segment.constants)
     if binding.meaning == "output":
         return holds(segment.outputs, binding.printed)
+    if FILE.fullmatch(binding.meaning):
+        return stands_in_file(binding.printed, binding.meaning)
+    if ALONE.fullmatch(binding.meaning):
+        raise ValueError("a number is bound to itself")
     value = abs(evaluate(binding.meaning, values))
     return abs(value - float(number)) <= 0.5 * 10.0**-places * (1 + 1e-6)
 
@@ -276,7 +312,7 @@ def filled(text, values):
         before, lines = text[start : match.start()], match[1]
         changed = {}
         for printed, meaning in bindings(match[1]):
-            if meaning in ("code", "output"):
+            if meaning in ("code", "output") or FILE.fullmatch(meaning):
                 continue
             new = shown(evaluate(meaning, values), printed)
             if new != printed:
