@@ -468,6 +468,23 @@ def test_numbers_that_change_places_are_not_mixed_up():
     assert bound.filled(old, {"a": 1.35, "b": 1.34}) == swapped
 
 
+def test_alt_texts_are_bound_by_the_text_before_them(tmp_path, monkeypatch):
+    comment = "\n<!-- numbers\n1.5 = {06.gru}\n-->"
+    path = written(
+        tmp_path,
+        ("text", f"A plot.{comment}", ""),
+        ("code", "rate = 1.5", ""),
+        ("code", "# alt: It falls to 1.5, then to 2.5.\nplot()", ""),
+        ("text", "no plot here", ""),
+    )
+    wrong = [line for part in bound.segments(path) for line in bound.faults(part, VALUES)]
+    assert len(wrong) == 2 and "2.5 is not bound" in wrong[0] and "something else" in wrong[1]
+    assert bound.fill(path, VALUES)
+    cells = nbformat.read(path, as_version=4).cells
+    assert cells[2].source == "# alt: It falls to 1.3, then to 2.5.\nplot()"
+    assert cells[1].source == "rate = 1.5"  # code is no prose
+
+
 def test_the_command_checks_and_fills(tmp_path, capsys, monkeypatch):
     page = tmp_path / "page.md"
     page.write_text(with_comment("GRU 1.5", "1.5 = {06.gru}"), encoding="utf-8")

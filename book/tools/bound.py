@@ -5,7 +5,7 @@
     python book/tools/bound.py --suggest PAGE print a comment for what is not bound yet
 
 A comment names, for every decimal and every percentage before it in the same cell (on a page: back
-to the last such comment), what it is:
+to the last such comment) and in the alt texts of the code cells that follow, what it is:
 
     <!-- numbers
     1.347 = {06.gru.valid}
@@ -25,6 +25,7 @@ a page shows is code, and its numbers are settings: they need no binding.
 
 import argparse
 import ast
+import itertools
 import json
 import math
 import operator
@@ -52,6 +53,7 @@ IGNORED = [
     re.compile(r"\b(BY|Apache)\s+\d+\.\d+"),  # licences; "by 0.12" is none
 ]
 FORMULA = re.compile(r"\$\$(.+?)\$\$|\$(.+?)\$", re.DOTALL)
+ALT = re.compile(r"^# alt: .*$", re.MULTILINE)
 FILE = re.compile(r"[\w/.-]+\.(py|toml|ipynb)")
 DECIMAL = re.compile(r'Decimal\("([\d.]+)"\)')
 ALONE = re.compile(r"(100 \* )?[\d.,]+")
@@ -148,8 +150,26 @@ def segments(path):
         Segment(f"{path.name} [{i}]", text, found, numbers, outputs_near(cells, i))
         for i, cell in enumerate(cells)
         if cell.cell_type == "markdown"
-        for text, found in parts(cell.source)
+        for text, found in with_alt_texts(list(parts(cell.source)), alt_texts(following(cells, i)))
     ]
+
+
+def following(cells, place):
+    """The code cells between a Markdown cell and the next one."""
+    return list(itertools.takewhile(lambda cell: cell.cell_type == "code", cells[place + 1 :]))
+
+
+def alt_texts(cells):
+    """What the plots of these cells show, in words, a line each."""
+    return "\n".join(match[0] for cell in cells for match in ALT.finditer(cell.source))
+
+
+def with_alt_texts(pieces, texts):
+    """The alt texts belong to what the cell's last comment binds."""
+    place = max((n for n, (_, found) in enumerate(pieces) if found), default=len(pieces) - 1)
+    text, found = pieces[place]
+    pieces[place] = f"{text}\n{texts}", found
+    return pieces
 
 
 def constants(cells):
@@ -305,8 +325,11 @@ def stands_in(printed, text):
 # ---- filling ----------------------------------------------------------------------------------
 
 
-def filled(text, values):
-    """`text` with each bound number at its present value, in prose and comment."""
+def filled(text, values, changes=None):
+    """`text` with each bound number at its present value, in prose and comment.
+
+    `changes` is given the numbers that the last comment moved, {old: new}.
+    """
     pieces, start = [], 0
     for match in COMMENT.finditer(text):
         before, lines = text[start : match.start()], match[1]
@@ -318,12 +341,20 @@ def filled(text, values):
             if new != printed:
                 changed[printed.rstrip(" %")] = new.rstrip(" %")
                 lines = lines.replace(f"{printed} = {meaning}", f"{new} = {meaning}")
-        if changed:  # all at once: the new value of one may be the old value of another
-            any_of = "|".join(map(whole, changed))
-            before = re.sub(any_of, lambda m, new=changed: new[m[0]], before)
+        before = replaced(before, changed)
+        if changes is not None:
+            changes.clear()
+            changes.update(changed)
         pieces += [before, f"<!-- numbers\n{lines}\n-->"]
         start = match.end()
     return "".join([*pieces, text[start:]])
+
+
+def replaced(text, changed):
+    """All at once: the new value of one may be the old value of another."""
+    if not changed:
+        return text
+    return re.sub("|".join(map(whole, changed)), lambda match: changed[match[0]], text)
 
 
 def fill(path, values):
@@ -333,9 +364,14 @@ def fill(path, values):
         new = filled(old, values)
     else:
         nb = nbformat.reads(old, as_version=4)
-        for cell in nb.cells:
+        for place, cell in enumerate(nb.cells):
             if cell.cell_type == "markdown":
-                cell.source = filled(cell.source, values)
+                changes = {}
+                cell.source = filled(cell.source, values, changes)
+                for code in following(nb.cells, place):
+                    code.source = ALT.sub(
+                        lambda match, new=changes: replaced(match[0], new), code.source
+                    )
         new = nbformat.writes(nb) + "\n"
     if new != old:
         path.write_text(new, encoding="utf-8")
