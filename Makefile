@@ -2,6 +2,7 @@
 # make test   everything that must hold
 # make run    execute the notebooks in place (NB=notebooks/03_looped_rnn.ipynb for one of them)
 # make anywhere  the notebooks as other processors compute them (hours; goes on where it stopped)
+# make oldest the unit tests with the oldest versions that the package admits (3 GB of torch)
 # make lint   ruff only;  make clean  removes what was built, not .venv
 
 SHELL := /bin/bash
@@ -12,7 +13,7 @@ ALL := $(sort $(wildcard notebooks/*.ipynb))
 # the floors of A1 come first: other notebooks read them
 NB ?= $(filter notebooks/A1%,$(ALL)) $(filter-out notebooks/A1%,$(ALL))
 
-.PHONY: book test run anywhere lint clean
+.PHONY: book test run anywhere oldest lint clean
 
 book: $(READY)
 	$(BIN)/jupyter-book build . --quiet
@@ -42,6 +43,13 @@ endif
 
 anywhere: $(READY)
 	$(BIN)/python book/tools/anywhere.py $(NB)
+
+OLDEST := $(shell sed -n 's/^ *"\(.*\)>=\([0-9.]*\)".*/\1==\2/p' pyproject.toml)
+oldest:
+	test -d .venv-oldest || $(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/pip install --quiet $(OLDEST) "fastprogress<1.1" pytest
+	OMP_NUM_THREADS=1 PYTHONPATH=. .venv-oldest/bin/python -m pytest -q \
+	  $(shell grep -L "book_reader\|small_notebooks" tests/test_*.py)
 
 lint: $(READY)
 	$(BIN)/ruff check .
