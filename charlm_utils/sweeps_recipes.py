@@ -7,7 +7,7 @@ training part and scored on the held-out part.
 
 import itertools
 
-from charlm_utils.sweeps import LSTM_MEAN, LSTM_OURS, TENTH, Line, Study, all_done, best_of
+from charlm_utils.sweeps import LSTM_MEAN, LSTM_OURS, Line, Study, all_done, best_of
 from charlm_utils.sweeps_deep import DEEP
 
 SEEDS = (0, 1, 2)
@@ -26,6 +26,12 @@ def grid(common: dict, choices: dict[str, tuple]) -> list[dict]:
     """`common` with every combination of the choices."""
     values = itertools.product(*choices.values())
     return [common | dict(zip(choices, combination, strict=True)) for combination in values]
+
+
+def lowest(lines: list[Line], points: list[dict]) -> list[dict]:
+    """The points whose runs are finished, by their last loss."""
+    runs = [line for line in lines if line["settings"] in points]
+    return [line["settings"] for line in sorted(runs, key=lambda line: line["valid"][-1])]
 
 
 def rnn_live(lines: list[Line]) -> list[dict]:
@@ -86,12 +92,11 @@ def lstm_recipes() -> dict[str, dict]:
 
 
 def lstm_chosen(lines: list[Line]) -> list[dict]:
-    """Our LSTM: the recipe, its length and its ending searched, then run once.
+    """Our LSTM: searched on the development part, then trained once on the whole training part.
 
-    The search is on the development part. Four recipes for 16 epochs; the best of them for 32
-    more, after a restart; then one epoch more, at three rates, with the mean of the weights
-    kept. What had the lowest loss there is trained on the whole training part. `tenth` is
-    that recipe on a tenth of the text: short enough to be repeated.
+    Four recipes for 16 epochs; the two best of them for 48, in cycles of 16 and 32; the better
+    of these for 32 more, from half its rate; then, from the lowest, one epoch or three with the
+    mean of the weights kept. The phases that led to the lowest loss are the final run.
     """
     search = [
         recipe | {"label": f"search {name}", "epochs": 16, "schedule": [16, 1, 1], "tune": True}
@@ -99,33 +104,52 @@ def lstm_chosen(lines: list[Line]) -> list[dict]:
     ]
     if not all_done(search, lines):
         return search
-    first = best_of(lines, search)
-    more = {"epochs": 32, "schedule": [32, 1, 1], "lr": first["lr"]}
-    longer = first | more | {"label": "search longer", "after": first["label"]}
-    if not all_done([longer], lines):
-        return [*search, longer]
-    kept = best_of(lines, [first, longer])
-    endings = [
-        _without_dropout_inside(kept)
-        | LSTM_MEAN
-        | {"lr": lr, "label": f"search mean {lr:g}", "after": kept["label"]}
-        for lr in (1e-3, 2.5e-3, 5e-3)
-    ]
-    search += [longer, *endings]
-    if not all_done(search, lines):
+    finalists = [_for_48_epochs(point) for point in lowest(lines, search)[:2]]
+    search += finalists
+    if not all_done(finalists, lines):
         return search
-    return search + _final(first, longer, best_of(lines, [kept, *endings]))
+    cycles = best_of(lines, finalists)
+    half = {"epochs": 32, "schedule": [32, 1, 1], "lr": cycles["lr"] / 2}
+    longer = cycles | half | {"label": "search longer", "after": cycles["label"]}
+    if not all_done([longer], lines):  # the first phase is settled, whatever follows
+        return [*search, *_final([cycles]), longer]
+    kept = best_of(lines, [cycles, longer])
+    endings = _endings(kept)
+    if not all_done(endings, lines):
+        return [*search, *_final([cycles]), longer, *endings]
+    best = best_of(lines, [kept, *endings])
+    phases = [cycles] + [longer] * (kept == longer) + [best] * (best in endings)
+    return [*search, longer, *endings, *_final(phases)]
 
 
-def _final(first: dict, longer: dict, best: dict) -> list[dict]:
-    """The phases that led to `best`, on the whole training part, and `tenth`."""
-    phases = [first | {"label": "first"}]
-    if "longer" in (best["label"] + best.get("after", "")):
-        phases.append(longer | {"label": "longer", "after": "first"})
-    if "average" in best:
-        phases.append(best | {"label": "mean", "after": phases[-1]["label"]})
-    tenth = first | TENTH | {"batch_size": 16, "schedule": [3, 1, 1]}
-    return [{k: v for k, v in p.items() if k != "tune"} for p in (*phases, tenth)]
+def _for_48_epochs(point: dict) -> dict:
+    label = point["label"].replace("search", "search 48 epochs,")
+    return point | {"label": label, "epochs": 48, "schedule": [16, 2, 2]}
+
+
+def _endings(kept: dict) -> list[dict]:
+    """One epoch without dropout inside, at three rates, or three with it, as `LSTM_MEAN`."""
+    quiet = _without_dropout_inside(kept)
+    tried = [(quiet, 1, lr) for lr in (1e-3, 2.5e-3, 5e-3)] + [(kept, 3, 2.5e-3)]
+    return [
+        network
+        | LSTM_MEAN
+        | {"epochs": epochs, "lr": lr, "after": kept["label"]}
+        | {"label": f"search mean, {epochs} epochs at {lr:g}"}
+        for network, epochs, lr in tried
+    ]
+
+
+def _final(phases: list[dict]) -> list[dict]:
+    """Phases of a search as they are run on the whole training part."""
+    labels = {"search longer": "longer"}
+    final = []
+    for phase in phases:
+        last = {"after": final[-1]["label"]} if final else {}
+        name = "mean" if "average" in phase else labels.get(phase["label"], "cycles")
+        settings = {key: value for key, value in phase.items() if key != "tune"}
+        final.append(settings | {"label": name} | last)
+    return final
 
 
 def _without_dropout_inside(settings: dict) -> dict:
@@ -171,7 +195,7 @@ STUDIES = {
     "gru_long": Study("What does a GRU of 256 units reach?", 20, gru_long),
     "lesson_cut": Study("What do they reach on the fast.ai lesson's cut?", 10, lesson_cut),
     "lstm_live": Study("What does an LSTM of 2 x 512 units reach in minutes?", 35, lstm_live),
-    "lstm_chosen": Study("Which recipe for the LSTM, without the held-out text?", 100, lstm_chosen),
+    "lstm_chosen": Study("Which recipe for the LSTM, without the held-out text?", 120, lstm_chosen),
     "residual_live": Study("What do eight layers of 128 reach in minutes?", 20, residual_live),
     "residual_chosen": Study("And eight of 256, read twelve times?", 120, residual_chosen),
 }

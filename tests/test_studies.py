@@ -475,56 +475,61 @@ def test_a_recipe_is_chosen_on_the_development_part(name):
 def chain(losses):
     """`lstm_chosen` done to its end: its points, given the losses of the search by label."""
     lines, points = [], lstm_chosen([])
-    while (todo := [p for p in points if not any(p == line["settings"] for line in lines)]) and (
-        todo[0].get("tune")
-    ):
-        assert all(p.get("tune") for p in todo), "the search is not done"
+    while todo := [p for p in points if p.get("tune") and not done(p, lines)]:
         lines += lines_of(todo, [losses(p["label"]) for p in todo])
         points = lstm_chosen(lines)
     return points
 
 
-FIRSTS, RATES_OF_THE_MEAN = list(lstm_recipes()), ("0.001", "0.0025", "0.005")
+def done(point, lines):
+    return any(point == line["settings"] for line in lines)
 
 
-@pytest.mark.parametrize("rate", [None, *RATES_OF_THE_MEAN])
+RECIPES = list(lstm_recipes())
+ENDINGS = [f"search mean, 1 epochs at {lr}" for lr in ("0.001", "0.0025", "0.005")]
+ENDINGS.append("search mean, 3 epochs at 0.0025")
+
+
+@pytest.mark.parametrize("ending", [None, *ENDINGS])
 @pytest.mark.parametrize("longer", [False, True])
-@pytest.mark.parametrize("first", FIRSTS)
-def test_the_long_lstm_is_what_had_the_lowest_development_loss(first, longer, rate):
-    low = {f"search {first}": 1.30, "search longer": 1.29 if longer else 1.31}
-    low |= {f"search mean {rate}": 1.25}
-    points = chain(lambda label: low.get(label, 1.40))
+@pytest.mark.parametrize(("first", "second"), [(0, 1), (1, 0), (3, 2), (2, 0)])
+def test_the_long_lstm_is_what_had_the_lowest_development_loss(first, second, longer, ending):
+    """`first` is best after 48 epochs; after 16 it was second."""
+    finalists = [f"search 48 epochs, {RECIPES[i]}" for i in (first, second)]
+    low = {f"search {RECIPES[second]}": 1.29, f"search {RECIPES[first]}": 1.30}
+    low |= {finalists[0]: 1.27, finalists[1]: 1.28, "search longer": 1.26 if longer else 1.31}
+    points = chain(lambda label: (low | {ending: 1.25}).get(label, 1.40))
     search = [p for p in points if p.get("tune")]
-    final = points[len(search) :]
-    assert points[: len(search)] == search and not any("tune" in p for p in final)
-    assert [p["label"] for p in search] == (
-        [f"search {name}" for name in FIRSTS]
-        + ["search longer"]
-        + [f"search mean {rate}" for rate in RATES_OF_THE_MEAN]
-    )
-    labels = ["first"] + ["longer"] * longer + ["mean"] * (rate is not None)
-    assert [p["label"] for p in final] == [*labels, "tenth"]
-    phases, by_label = final[:-1], {p["label"]: p for p in search}
-    after = {p["label"]: p.get("after") for p in phases}
-    assert after == dict(zip(labels, [None, *labels], strict=False))
-    chosen = [f"search {first}"] + ["search longer"] * longer
-    chosen += [f"search mean {rate}"] * (rate is not None)
-    for phase, label in zip(phases, chosen, strict=True):
+    assert [p["label"] for p in search] == [
+        *(f"search {name}" for name in RECIPES), *finalists[::-1], "search longer", *ENDINGS
+    ]  # fmt: skip
+    final, by_label = points[len(search) :], {p["label"]: p for p in search}
+    labels = ["cycles"] + ["longer"] * longer + ["mean"] * (ending is not None)
+    assert [p["label"] for p in final] == labels and not any("tune" in p for p in final)
+    assert [p.get("after") for p in final] == [None, *labels[:-1]]
+    chosen = [finalists[0]] + ["search longer"] * longer + [ending] * (ending is not None)
+    for phase, label in zip(final, chosen, strict=True):
         names = ("label", "after", "tune")
         same = [{k: v for k, v in p.items() if k not in names} for p in (phase, by_label[label])]
         assert same[0] == same[1]
         # and it was searched after the very phases that it now follows
         followed = by_label[label].get("after")
-        assert followed == (chosen[chosen.index(label) - 1] if phase is not phases[0] else None)
-    recipe = lstm_recipes()[first]
-    tenth = final[-1]
-    assert tenth["data_share"] == 0.1 and tenth["epochs"] == 3 and "after" not in tenth
-    assert all(tenth[k] == v for k, v in recipe.items() if k != "batch_size")
+        assert followed == (chosen[chosen.index(label) - 1] if phase is not final[0] else None)
+
+
+def test_the_first_phase_of_the_long_lstm_does_not_wait_for_its_ending():
+    """What is settled may run beside the rest of the search, which can't change it."""
+    lines = lines_of(points := lstm_chosen([]), [1.3, 1.31, 1.4, 1.5])
+    finalists = lstm_chosen(lines)[len(points) :]
+    points = lstm_chosen(lines + lines_of(finalists, [1.28, 1.29]))
+    assert [p["label"] for p in points if "tune" not in p] == ["cycles"]
+    assert points[-1]["label"] == "search longer"
 
 
 def test_every_phase_of_the_long_lstm_can_be_built():
-    for first in FIRSTS:
-        low = {f"search {first}": 1.3, "search longer": 1.29, "search mean 0.0025": 1.2}
+    for first in RECIPES:
+        low = {f"search {first}": 1.3, f"search 48 epochs, {first}": 1.3, "search longer": 1.29}
+        low |= {ENDINGS[1]: 1.2}
         for point in chain(lambda label, low=low: low.get(label, 1.4)):
             full_settings(point)
             model = build_model(point | {"hidden_size": 4}, 9)
