@@ -68,6 +68,13 @@ def test_page_needs_no_network(name):
 
 
 @each_page
+def test_page_runs_only_what_comes_with_the_book(name):
+    head = r'http-equiv="Content-Security-Policy" content="([^"]+)"'
+    (policy,) = re.findall(head, page(name).text)
+    assert "script-src 'self' 'unsafe-inline';" in policy and "*" not in policy
+
+
+@each_page
 def test_files_that_a_page_loads_are_there(name):
     folder = (HTML / f"{name}.html").parent
     local = [url for url in page(name).loads if url and not url.startswith(("data:", "#"))]

@@ -1,4 +1,4 @@
-"""Sphinx extension of this book: MathJax without a network, alt text for plotted pictures."""
+"""Sphinx extension of this book: MathJax without a network, a security policy, alt texts."""
 
 import importlib.util
 import re
@@ -9,6 +9,8 @@ import nbformat
 from docutils import nodes
 
 MATHJAX_PARTS = ("tex-mml-chtml.js", "output/chtml/fonts", "input/tex/extensions")
+# a page runs what comes with the book and nothing else
+POLICY = "script-src 'self' 'unsafe-inline'; object-src 'none'; base-uri 'self'"
 ALT = re.compile(r"^# alt: *(.+)$", re.MULTILINE)
 
 
@@ -54,6 +56,12 @@ def vendor_mathjax(app, error):
         source_map.unlink()
 
 
+def add_policy(app, pagename, templatename, context, doctree):
+    """A content security policy in the head of every page."""
+    meta = f'<meta http-equiv="Content-Security-Policy" content="{POLICY}" />'
+    context["metatags"] = context.get("metatags", "") + meta
+
+
 def drop_thebe(app, _config):
     """Jupyter Book loads sphinx_thebe always; unplugged, no page names its CDN."""
     for listeners in app.events.listeners.values():
@@ -67,5 +75,6 @@ def drop_thebe(app, _config):
 def setup(app):
     app.connect("config-inited", drop_thebe)
     app.connect("doctree-read", describe_pictures)
+    app.connect("html-page-context", add_policy)
     app.connect("build-finished", vendor_mathjax)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
