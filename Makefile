@@ -2,6 +2,7 @@
 # make test   everything that must hold
 # make run    execute the notebooks in place (NB=notebooks/03_looped_rnn.ipynb for one of them)
 # make anywhere  the notebooks as other processors compute them (hours; goes on where it stopped)
+# make soak   saves killed, damaged and crafted checkpoints, servers that lie (half an hour)
 # make oldest the unit tests with the oldest versions that the package admits (3 GB of torch)
 # make lint   ruff only;  make clean  removes what was built, not .venv
 
@@ -13,7 +14,7 @@ ALL := $(sort $(wildcard notebooks/*.ipynb))
 # the floors of A1 come first: other notebooks read them
 NB ?= $(filter notebooks/A1%,$(ALL)) $(filter-out notebooks/A1%,$(ALL))
 
-.PHONY: book test run anywhere oldest lint clean
+.PHONY: book test run anywhere soak oldest lint clean
 
 book: $(READY)
 	$(BIN)/jupyter-book build . --quiet
@@ -43,6 +44,9 @@ endif
 
 anywhere: $(READY)
 	$(BIN)/python book/tools/anywhere.py $(NB)
+
+soak: $(READY)
+	$(BIN)/python book/tools/soak.py
 
 OLDEST := $(shell sed -n 's/^ *"\(.*\)>=\([0-9.]*\)".*/\1==\2/p' pyproject.toml)
 oldest:

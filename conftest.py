@@ -82,11 +82,17 @@ def load_run_tool():
 
 
 def notebooks_in(arguments):
-    """The notebooks that pytest's command-line arguments name, sorted."""
+    """The notebooks that pytest's command-line arguments name, sorted.
+
+    Those that are not there are left to pytest, which says so in a line of its own.
+    """
     found = set()
     for argument in arguments:
         path = Path(str(argument).split("::")[0]).resolve()
-        found |= set(path.rglob("*.ipynb")) if path.is_dir() else {path}
+        if path.is_dir():
+            found |= set(path.rglob("*.ipynb"))
+        elif path.is_file():
+            found.add(path)
     hidden = (".ipynb_checkpoints", "_build", ".venv")
     return sorted(p for p in found if p.suffix == ".ipynb" and not set(hidden) & set(p.parts))
 
@@ -97,7 +103,7 @@ def resolve_corpora(notebooks):
     Under `CHARLM_STRICT=1` a missing corpus ends the run.
     """
     run = load_run_tool()
-    needed = {path: run.corpora_needed(nbformat.read(path, as_version=4)) for path in notebooks}
+    needed = {path: run.corpora_needed(read_notebook(path)) for path in notebooks}
     try:
         missing = run.missing_corpora(sorted({n for names in needed.values() for n in names}))
     except NotADirectoryError as error:  # what CHARLM_DATA says
@@ -107,6 +113,15 @@ def resolve_corpora(notebooks):
         raise pytest.UsageError(f"CHARLM_STRICT is set and a corpus is missing: {reasons}")
     lax = {str(path): [n for n in names if n in missing] for path, names in needed.items()}
     return {path: names for path, names in lax.items() if names}
+
+
+def read_notebook(path):
+    """A notebook; a file that is none ends the run in one line."""
+    try:
+        return nbformat.read(path, as_version=4)
+    except Exception as error:  # nbformat raises whatever it stumbles on
+        why = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise pytest.UsageError(f"{path} is no notebook: {why}") from None
 
 
 def lax_notebooks():
@@ -127,6 +142,8 @@ def set_defaults(option):
         option.nbval_current_env = True
     if option.nbval_cell_timeout == 2000:  # nbval's own default
         option.nbval_cell_timeout = CELL_SECONDS
+    if getattr(option, "dist", "no") in ("load", "worksteal", "loadgroup"):
+        option.dist = "loadfile"  # `-n 2` alone deals out cells, which need the cells before them
 
 
 def set_environment(config):
@@ -159,6 +176,27 @@ def await_reply(self, msg_id, timeout=None):
             continue
         if message["parent_header"].get("msg_id") == msg_id:
             return
+
+
+def compared_as_run(self, runtest):
+    """Run a cell, and compare what nbval would let pass: its error, and a cell never run before.
+
+    nbval compares nothing where the stored cell has no execution count, not even that a cell
+    tagged `raises-exception` has no error stored; under `nbval-ignore-output` it accepts any.
+    """
+    never_run = self.cell.execution_count is None and not self.cell.outputs
+    if self.options["check"] and never_run:
+        self.cell.execution_count = 0
+    runtest()
+    if self.is_lax:
+        return
+    stored, new = (
+        [out.ename for out in outputs if out.output_type == "error"]
+        for outputs in (self.cell.outputs, self.test_outputs)
+    )
+    if stored != new:
+        names = [", ".join(names) or "no error" for names in (stored, new)]
+        self.raise_cell_error(f"Cell raised {names[1]}; {names[0]} is stored", "")
 
 
 NUDGE = "from charlm_utils.device import nudge_trainings; nudge_trainings({seed})"
@@ -200,6 +238,8 @@ def patch_nbval():
         return Tolerant(clean) if isinstance(clean, str) else clean
 
     plugin.IPyNbCell.sanitize = sanitize
+    runtest = plugin.IPyNbCell.runtest
+    plugin.IPyNbCell.runtest = lambda self: compared_as_run(self, lambda: runtest(self))
 
 
 # ---- pytest's hooks ---------------------------------------------------------------------------
@@ -237,6 +277,7 @@ def pytest_collection_modifyitems(config, items):
             continue
         item.output_timeout = 60  # nbval's own is 5 seconds
         kind = "compared" if item.options["check"] else "tagged"
+        item.is_lax = str(item.path.resolve()) in lax or config.option.nbval_lax
         if str(item.path.resolve()) in lax:
             item.options["check"], kind = False, "lax"
         item.user_properties.append(("cell", f"{kind} {item.path.name}"))

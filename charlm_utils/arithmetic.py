@@ -36,7 +36,15 @@ def sensei(question: str) -> str:
 
 
 def split_pairs(limit: int, held_out: float, *, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """All unordered pairs a <= b below `limit`, (N, 2), in two parts: to teach, and to ask."""
+    """All unordered pairs a <= b below `limit`, (N, 2), in two parts: to teach, and to ask.
+
+    `held_out` is the share of the second part. Raises `ValueError` unless it is at least 0 and
+    below 1, and `limit` at least 1.
+    """
+    if limit < 1 or not 0 <= held_out < 1:
+        raise ValueError(
+            f"limit must be at least 1, held_out at least 0 and below 1, not {limit} and {held_out}"
+        )
     pairs = torch.triu_indices(limit, limit).T  # (N, 2)
     order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(seed))
     cut = round(held_out * len(pairs))
@@ -57,7 +65,12 @@ def carries(question: str) -> int:
 
 
 class Tutor:
-    """Asks questions about a list of pairs (N, 2), in either order, from its own generator."""
+    """Asks questions about a list of pairs (N, 2), in either order, from its own generator.
+
+    The same seed gives the same questions, whatever else is drawn. It also gives the random
+    numbers that torch draws under `torch.manual_seed` of the same seed, for weights, say: seeds
+    that differ keep the two apart.
+    """
 
     def __init__(self, pairs: Tensor, *, sign: str = "+", seed: int = 0):
         self.pairs, self.sign = pairs, sign
@@ -111,24 +124,43 @@ def make_batch(questions: list[str], vocab: CharVocab, form: Form = FORM) -> tup
 
 
 class Lessons:
-    """`steps` fresh batches of a tutor's questions an epoch; an iterable for `fit`."""
+    """`steps` fresh batches of a tutor's questions an epoch; an iterable for `fit`.
+
+    One epoch's questions go on where the last one's ended. `fit` sets `epoch`: from then on an
+    epoch has the same questions whenever, and however often, it is read, counted from where the
+    tutor stood when the lessons were made.
+    """
 
     contiguous = False  # True: training carries the state from one question to the next
     device: torch.device | str | None = None
+    epoch: int | None = None  # None: the tutor's next questions
 
     def __init__(
         self, tutor: Tutor, vocab: CharVocab, batch_size: int, steps: int, form: Form = FORM
     ):
         self.tutor, self.vocab, self.form = tutor, vocab, form
         self.batch_size, self.steps = batch_size, steps
+        self._starts = [tutor.generator.get_state()]  # at the start of epoch 0, then of 1, 2 …
 
     def __len__(self) -> int:
         return self.steps
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        if self.epoch is not None:
+            self._turn_to(self.epoch)
         for _ in range(self.steps):
             x, y = make_batch(self.tutor.ask(self.batch_size), self.vocab, self.form)
             yield x.to(self.device), y.to(self.device)
+
+    def _turn_to(self, epoch: int) -> None:
+        """Set the tutor's generator to where this epoch's questions begin."""
+        generator = self.tutor.generator
+        while len(self._starts) <= epoch:  # ask, and pass over, the epochs before
+            generator.set_state(self._starts[-1])
+            for _ in range(self.steps):
+                self.tutor.ask(self.batch_size)
+            self._starts.append(generator.get_state())
+        generator.set_state(self._starts[epoch])
 
 
 @torch.no_grad()
@@ -212,21 +244,23 @@ class Tao:
 
     def init_hidden(self, random: bool = False) -> "Tao":
         draw = torch.randn if random else torch.zeros
-        self.hidden = draw(1, self.model.hidden_size)
+        self.hidden = draw(1, self.model.hidden_size).to(self.model.ho.weight)
         return self
 
     def read(self, text: str) -> "Tao":
-        self.embedded = self.char2vec.one_hot(text)  # (T, V)
+        self.embedded = self.char2vec.one_hot(text).to(self.model.ho.weight)  # (T, V)
         output, self.hidden = self.model(self.embedded[None], self.hidden)
         self.output = output[0]  # (T, V)
         return self
 
     def listen(self, read: str, say: str, *, skip: int = 0) -> None:
         self.hidden = self.hidden.detach()
-        target = self.char2vec.char_code(say)
+        target = self.char2vec.char_code(say).to(self.hidden.device)
         self.loss = self.loss + F.cross_entropy(self.read(read).output[skip:], target[skip:])
 
     def descent(self) -> None:
+        if not torch.is_tensor(self.loss):
+            raise ValueError("nothing was listened to since the last descent")
         self.optimizer.zero_grad()
         self.loss.backward()
         self.optimizer.step()
@@ -234,7 +268,7 @@ class Tao:
         self.loss = 0.0
 
     def text(self, temperature: float, generator: torch.Generator | None = None) -> str:
-        probs = scaled_probs(self.output, temperature)  # (T, V)
+        probs = scaled_probs(self.output, temperature).cpu()  # (T, V)
         return self.char2vec.vec2str(torch.multinomial(probs, 1, generator=generator)[:, 0])
 
     def save(self, folder: str | Path) -> None:

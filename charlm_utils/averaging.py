@@ -46,6 +46,28 @@ def mean_weights(optimizer: torch.optim.Optimizer) -> Iterator[None]:
         _copy(before)
 
 
+@contextlib.contextmanager
+def mean_for_saving(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """As `mean_weights`; within the block the optimizer's state holds the weights, under "walk".
+
+    A model saved in the block is the one that is judged, and the optimizer saved with it still
+    knows from where training goes on: `walk_on` after loading.
+    """
+    for weights, _ in _means(optimizer):
+        optimizer.state[weights]["walk"] = weights.detach().clone()
+    take_mean(optimizer)
+    try:
+        yield
+    finally:
+        walk_on(optimizer)
+
+
+def walk_on(optimizer: torch.optim.Optimizer) -> None:
+    """Put the weights that `mean_for_saving` set aside back in their place."""
+    slots = optimizer.state.items()
+    _copy([(weights, slot.pop("walk")) for weights, slot in slots if "walk" in slot])
+
+
 def take_mean(optimizer: torch.optim.Optimizer) -> None:
     """Put the mean in the place of the weights, for good."""
     _copy(_means(optimizer))

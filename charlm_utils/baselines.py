@@ -17,6 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
+COMPRESSORS = ("bz2", "xz")
+SHORTEST = 64  # bytes; what a compressor spends on less is mostly its own bookkeeping
 FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)  # where counts are too few to estimate D1, D2, D3+
 
 
@@ -118,7 +120,7 @@ class NGram:
         if len(ids) == 0:
             raise ValueError("a text of 0 characters has no loss")
         options = {"context": context, "smoothing": smoothing, "before": before}
-        return float(-self.log_probs(ids, **options).mean())
+        return max(0.0, float(-self.log_probs(ids, **options).mean()))  # no -0.0 of a sure thing
 
     def seen(
         self, ids: ArrayLike, *, context: int | None = None, before: ArrayLike | None = None
@@ -221,9 +223,16 @@ def _kneser_ney(count: Ints, types: Ints, discounts: Floats) -> tuple[Floats, Fl
 def compressor_loss(train: str, held_out: str, compressor: str = "bz2") -> float:
     """Nats per held-out character that `bz2` (level 9) or `xz` (9e) spends on it after `train`.
 
-    The difference of two compressed sizes: both texts together, less the first alone.
+    The difference of two compressed sizes: both texts together, less the first alone. A size
+    moves by some dozen bytes for reasons of its own, so for a short or an often repeated text
+    the difference says little, and may be negative: it then counts as 0.
     """
-    if compressor not in ("bz2", "xz"):
+    return extra_bytes(train, held_out, compressor) * 8 * math.log(2) / len(held_out)
+
+
+def extra_bytes(train: str, held_out: str, compressor: str = "bz2") -> int:
+    """By how many bytes the compressed `train` grows when `held_out` follows it, at least 0."""
+    if compressor not in COMPRESSORS:
         raise ValueError(f"compressor is 'bz2' or 'xz', not {compressor!r}")
     if not held_out:
         raise ValueError("a held-out text of 0 characters has no loss")
@@ -234,14 +243,16 @@ def compressor_loss(train: str, held_out: str, compressor: str = "bz2") -> float
             return len(bz2.compress(data, 9))
         return len(lzma.compress(data, preset=9 | lzma.PRESET_EXTREME))
 
-    return (size(train + held_out) - size(train)) * 8 * math.log(2) / len(held_out)
+    return max(0, size(train + held_out) - size(train))
 
 
 def floors(train: str, held_out: str, max_context: int = 6) -> dict[str, float]:
     """The losses any model must beat on this split, nats per character, easiest first.
 
-    The alphabet is that of both parts; counts come from `train` alone. Raises `ValueError`
-    where one of the two parts is empty.
+    The alphabet is that of both parts; counts come from `train` alone. A compressor has no row
+    where it spends fewer than 64 bytes (`SHORTEST`) on the held-out part: a text that short, or
+    that often seen before, gives a number which is not its own. Raises `ValueError` where one of
+    the two parts is empty.
     """
     if not train or not held_out:
         raise ValueError(f"no floors from {len(train)} characters for {len(held_out)} held out")
@@ -252,4 +263,7 @@ def floors(train: str, held_out: str, max_context: int = 6) -> dict[str, float]:
     result = {"uniform": math.log(len(alphabet)), "unigram": table.loss(ids, context=0)}
     for k in range(1, table.context + 1):
         result[f"{k + 1}-gram, Kneser-Ney"] = table.loss(ids, context=k)
-    return result | {name: compressor_loss(train, held_out, name) for name in ("bz2", "xz")}
+    for name in COMPRESSORS:
+        if (size := extra_bytes(train, held_out, name)) >= SHORTEST:
+            result[name] = size * 8 * math.log(2) / len(held_out)
+    return result

@@ -6,23 +6,30 @@ whether a batch goes on where the last one stopped, so that a recurrent state ma
 carried across. A target of `IGNORE` is no target: it fills a short last column.
 """
 
+import math
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 IGNORE = -100  # torch's cross_entropy leaves such targets out
+ROUNDING = 1e-6  # of a character: what floating point may lose of a cut, and no more
+EVAL_STREAMS, EVAL_LEN = 32, 256  # the grid of every evaluation in the book
+SHORTEST_STREAM = 64  # characters; a shorter text is read in fewer streams
 
 
 def split_text(text: str, fractions: tuple[float, ...] = (0.9, 0.1)) -> tuple[str, ...]:
     """Cut `text` into contiguous parts, before any windowing, so that no window crosses.
 
-    Cuts fall at `int(len(text) * sum of the fractions so far)`; the last part takes the rest.
+    A cut falls at `len(text)` times the sum of the fractions so far, rounded down; a sum that
+    misses a whole character by rounding alone (three thirds) counts as that character. The last
+    part takes the rest. Raises `ValueError` for fractions that are not positive or do not add up
+    to 1, and for a text that leaves a part empty.
     """
-    if any(f <= 0 for f in fractions) or abs(sum(fractions) - 1) > 1e-9:
+    if not all(f > 0 for f in fractions) or not abs(sum(fractions) - 1) <= 1e-9:
         raise ValueError(f"fractions must be positive and add up to 1, not {fractions}")
-    ends = [round(sum(fractions[: i + 1]), 12) for i in range(len(fractions))]
-    cuts = [0, *(int(len(text) * end) for end in ends[:-1]), len(text)]
+    ends = [math.fsum(fractions[: i + 1]) for i in range(len(fractions))]
+    cuts = [0, *(int(len(text) * end + ROUNDING) for end in ends[:-1]), len(text)]
     parts = tuple(text[a:b] for a, b in zip(cuts[:-1], cuts[1:], strict=True))
     if not all(parts):
         raise ValueError(f"{len(text)} characters are too few to cut into {fractions}")
@@ -134,10 +141,7 @@ class StreamBatches:
     ):
         targets = len(ids) - 1
         if batch_size < 1 or seq_len < 1 or targets < batch_size:
-            raise ValueError(
-                f"{len(ids)} characters are too few for batch_size {batch_size} "
-                f"and seq_len {seq_len}: a batch needs {batch_size + 1} characters at least"
-            )
+            raise ValueError(_too_few(len(ids), batch_size, seq_len))
         self.batch_size, self.seq_len, self.targets = batch_size, seq_len, targets
         self.grid = _stream_grid(ids, batch_size).to(device)  # (B, L + 1)
 
@@ -151,6 +155,22 @@ class StreamBatches:
             yield self.grid[:, start:end], self.grid[:, start + 1 : end + 1]
 
 
+def evaluation_batches(ids: Tensor, *, device: torch.device | str | None = None) -> StreamBatches:
+    """A text to be scored, each target once, in the book's grid of 32 streams.
+
+    `ids` of shape (N,) hold N - 1 targets: pass one character before the first that counts. Each
+    stream starts without any context, so a text too short for 32 streams of 64 characters is
+    read in fewer, down to one. Raises `ValueError` where there is no target.
+    """
+    targets = len(ids) - 1
+    if targets < 1:
+        raise ValueError(
+            f"{len(ids)} characters are too few to be scored: one before and one to predict"
+        )
+    streams = min(EVAL_STREAMS, max(1, targets // SHORTEST_STREAM))
+    return StreamBatches(ids, streams, EVAL_LEN, device=device)
+
+
 def _stream_grid(ids: Tensor, batch_size: int) -> Tensor:
     """Streams as rows (B, L + 1): L inputs and, one on, L targets; short rows end in IGNORE."""
     short, longer = divmod(len(ids) - 1, batch_size)  # `longer` streams have one target more
@@ -162,6 +182,20 @@ def _stream_grid(ids: Tensor, batch_size: int) -> Tensor:
     if longer:
         grid[longer:, -1] = IGNORE
     return grid
+
+
+def _too_few(characters: int, batch_size: int, seq_len: int) -> str:
+    """Why there is no grid of streams, and what would help: never a size that can't help."""
+    sizes = f"batch_size {batch_size} and seq_len {seq_len}"
+    if batch_size < 1 or seq_len < 1:
+        return f"no batches of {characters} characters with {sizes}: both must be at least 1"
+    why = f"{characters} characters are too few for {sizes}"
+    if characters < 2:
+        return f"{why}: at least 2 are needed, one to read and one to predict"
+    return (
+        f"{why}: a batch needs {batch_size + 1} characters at least; "
+        f"batch_size may be {characters - 1} at most"
+    )
 
 
 def _generator(seed: int, epoch: int) -> torch.Generator:

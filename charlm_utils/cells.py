@@ -4,6 +4,10 @@ Parameters are named as in torch. B is the batch size, E the size of what goes i
 the hidden state.
 """
 
+import functools
+import warnings
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -125,6 +129,24 @@ class DropoutLSTM(nn.LSTM):
             new_h.append(last[0])
             new_c.append(last[1])
         return x, (torch.cat(new_h), torch.cat(new_c))
+
+
+def _loose_weights(forward: Callable) -> Callable:
+    """A forward pass in which cuDNN does not warn that it copies the weights together each time.
+
+    It must: where weights are dropped they are new at each call, and never lie in one piece.
+    """
+
+    @functools.wraps(forward)
+    def quiet(self, x: Tensor, state: tuple[Tensor, Tensor] | None = None):
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "RNN module weights are not part of single")
+            return forward(self, x, state)
+
+    return quiet
+
+
+DropoutLSTM.forward = _loose_weights(DropoutLSTM.forward)  # the class above is the chapter's
 
 
 class ReLUGRU(nn.GRU):

@@ -4,14 +4,16 @@ import contextlib
 import hashlib
 import os
 import re
+import shlex
 from dataclasses import dataclass
-from http.client import HTTPException
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from charlm_utils.download import fetch
 from charlm_utils.known_corpora import KNOWN, Known
 
 TIMEOUT = 20  # seconds that a server may stay silent
+DEADLINE = 60  # seconds that one address may take in all
 FALLBACK = "python-docs"
 _stand_ins: list[str] = []  # corpora that this process could not get
 
@@ -45,7 +47,8 @@ def load_corpus(name_or_path: str | os.PathLike, *, fallback: str | None = None)
     that can't be had is replaced by the text every Python carries, and one line says so.
 
     Raises `CorpusUnavailable` (a known corpus that can't be had), `FileNotFoundError`,
-    `IsADirectoryError` or `ValueError` (not UTF-8) with the path in the message.
+    `IsADirectoryError`, `ValueError` (empty, not UTF-8) or another `OSError`, each with the
+    path in its message.
     """
     name = os.fspath(name_or_path)
     if fallback not in (None, FALLBACK):
@@ -113,9 +116,12 @@ def find_local(name: str, problems: list[str] | None = None) -> Corpus | None:
     return None
 
 
-def cache_folder() -> Path:
-    """fastdownload's archive folder, without creating anything."""
-    return Path("~/.fastdownload/archive").expanduser()
+def cache_folder() -> Path | None:
+    """fastdownload's archive folder, without creating anything; None for a user without a home."""
+    try:
+        return Path("~/.fastdownload/archive").expanduser()
+    except RuntimeError:  # no HOME, and the system does not know this user, as in a container
+        return None
 
 
 def _own_text(path: Path) -> Corpus:
@@ -125,18 +131,76 @@ def _own_text(path: Path) -> Corpus:
         raise FileNotFoundError(
             f"{path} is no file, and no known corpus: {', '.join([*KNOWN, FALLBACK])}"
         )
-    text = _decode(path.read_bytes(), str(path)).removeprefix("\ufeff")
+    if path.is_char_device() or path.is_block_device():  # /dev/zero never ends
+        raise ValueError(f"{path} is a device; name a text file")
+    text = _decode(path.read_bytes(), str(path), cure=True).removeprefix("\ufeff")
+    if not text:
+        raise ValueError(f"{path} is empty: there is no text in it")
     return Corpus(path.stem, text.replace("\r\n", "\n"), str(path))
 
 
-def _decode(data: bytes, source: str) -> str:
+# ---- bytes to text ----------------------------------------------------------------------------
+
+# how a file begins, its encoding, what iconv calls it (it reads the mark), what PowerShell does
+MARKS = (
+    (b"\xff\xfe\0\0", "UTF-32", "UTF-32", "UTF32"),
+    (b"\0\0\xfe\xff", "UTF-32", "UTF-32", "UTF32"),
+    (b"\xff\xfe", "UTF-16", "UTF-16", "Unicode"),
+    (b"\xfe\xff", "UTF-16", "UTF-16", "BigEndianUnicode"),
+)
+
+
+def _decode(data: bytes, source: str, *, cure: bool = False) -> str:
+    if (wide := _wide(data)) is not None:
+        encoding, sign, iconv, shell = wide
+        cured = f"; {_cure(source, iconv, shell)}" if cure else ""
+        raise ValueError(f"{source} is {encoding}, not UTF-8: {sign}{cured}")
     try:
-        return data.decode("utf-8")
+        text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{source} is not UTF-8: byte {data[error.start]:#04x} at offset {error.start}; "
             "save it as UTF-8 and try again"
         ) from None
+    if len(text) > 3 and text.count("\0") > len(text) // 4:
+        raise ValueError(
+            f"{source} is no text: {text.count(chr(0)):,} of its {len(text):,} characters are "
+            "U+0000, as in a UTF-16 file that was converted as if it were Latin-1; "
+            "convert the original from UTF-16"
+        )
+    return text
+
+
+def _wide(data: bytes) -> tuple[str, str, str, str] | None:
+    """UTF-16 or UTF-32, by its mark or its zeros: its name, the sign, and two tools' names for it.
+
+    Without a mark, text in an alphabet has a zero in every second byte: the first of each pair
+    (big-endian) or the second. UTF-8 text has none.
+    """
+    for mark, encoding, iconv, shell in MARKS:
+        if data.startswith(mark):
+            return encoding, f"it begins with the mark {mark.hex(' ')}", iconv, shell
+    start = data[: 2**16]
+    pairs = len(start) // 2
+    for first, iconv, shell in ((1, "UTF-16LE", "Unicode"), (0, "UTF-16BE", "BigEndianUnicode")):
+        zeros = start[first::2].count(0)
+        if pairs > 1 and zeros > pairs // 2 and start[1 - first :: 2].count(0) < zeros // 4:
+            order = ("first", "second")[first]
+            return "UTF-16", f"the {order} byte of most pairs is zero", iconv, shell
+    return None
+
+
+def _cure(source: str, iconv: str, shell: str) -> str:
+    """Two command lines that make it UTF-8: for Linux and macOS, and for Windows."""
+    quoted = source.replace("'", "''")
+    return (
+        f"convert it: iconv -f {iconv} -t UTF-8 {shlex.quote(source)} > new.txt (in PowerShell: "
+        f"Get-Content -Raw -Encoding {shell} -LiteralPath '{quoted}' | "
+        "Set-Content -NoNewline -Encoding utf8 new.txt)"
+    )
+
+
+# ---- known texts ------------------------------------------------------------------------------
 
 
 def _known_text(name: str) -> Corpus:
@@ -149,16 +213,20 @@ def _known_text(name: str) -> Corpus:
     else:
         for url in known.urls:
             try:
-                return _verified(name, _download(url, known), url)
-            except (OSError, ValueError, HTTPException) as error:
+                return _download(name, url)
+            except (OSError, ValueError) as error:
                 problems.append(f"{urlsplit(url).netloc}: {_in_short(error)}")
     raise _unavailable(name, problems)
 
 
 def _in_short(error: Exception) -> str:
-    """The first line of an error's text: a server's answer may bring a whole page along."""
+    """The first line of an error's text, in characters that only print.
+
+    A server's answer may bring a whole page along, and orders to a terminal.
+    """
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0] if len(lines[0]) <= 300 else f"{lines[0][:300]}…"
+    line = "".join(c if c.isprintable() else "\ufffd" for c in lines[0])
+    return line if len(line) <= 300 else f"{line[:300]}…"
 
 
 def _data_folder() -> Path | None:
@@ -182,26 +250,31 @@ def _verified(name: str, data: bytes, source: str) -> Corpus:
     return Corpus(name, text, source)
 
 
-def _download(url: str, known: Known) -> bytes:
-    """Fetch to a `.part` file, verify, then move into the cache; nothing half-written stays."""
-    from fastdownload import download_url
+def _download(name: str, url: str) -> Corpus:
+    """Fetch, verify, and keep a copy in the cache if there can be one."""
+    known = KNOWN[name]
+    data = fetch(url, limit=known.limit, silence=TIMEOUT, seconds=DEADLINE)
+    corpus = _verified(name, data, url)
+    with contextlib.suppress(OSError):  # a full disk or no home is no reason to refuse a good text
+        _keep(data, known)
+    return corpus
 
-    target = cache_folder() / known.file
-    part = target.with_name(f"{target.name}.{os.getpid()}.part")
+
+def _keep(data: bytes, known: Known) -> None:
+    """Put a file into the cache in one step; what killed downloads left of it goes."""
+    folder = cache_folder()
+    if folder is None:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    for left in folder.glob(f"{known.file}.*part"):  # of any process: one that still writes loses
+        with contextlib.suppress(OSError):  # its copy, not its text
+            left.unlink()
+    part = folder / f"{known.file}.{os.getpid()}.part"
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.redirect_stdout(None):  # it prints a stray bar
-            download_url(url, part, timeout=TIMEOUT, show_progress=False)
-        data = part.read_bytes()
-        name = next(key for key, value in KNOWN.items() if value is known)
-        _verified(name, data, url)
-        part.replace(target)
-        return data
-    except NameError:  # fastcore means to raise ContentTooShortError, and lacks that name
-        raise OSError("the server broke off before the end") from None
+        part.write_bytes(data)
+        part.replace(folder / known.file)
     finally:
-        for left in target.parent.glob(f"{part.name}*"):
-            left.unlink(missing_ok=True)
+        part.unlink(missing_ok=True)
 
 
 def _unavailable(name: str, problems: list[str]) -> CorpusUnavailable:

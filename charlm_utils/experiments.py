@@ -142,7 +142,10 @@ def train_run(
     `folder` keeps the checkpoints, and an interrupted run goes on from there. Losses are in
     nats per character. `stop_after` runs only the first epochs of the schedule. A run whose
     loss is no longer finite ends there: its curves stop early, and `diverged` says where.
+    Raises `ValueError` for unknown settings, and for a run that goes on from another (`after`)
+    without a `folder`, beside which that one's weights would lie.
     """
+    check_start(settings, folder)
     s, device = full_settings(settings), pick_device()
     train, valid, vocab = load_batches(s, device, fallback)
     model = build_model(s, len(vocab)).to(device)
@@ -167,11 +170,22 @@ def train_run(
     return found
 
 
+def check_start(settings: dict, folder: Path | None) -> None:
+    """Raise `ValueError` where a run goes on from another's weights and can't find them."""
+    if folder is None and full_settings(settings)["after"]:
+        raise ValueError(
+            f"this run goes on from the weights of {settings['after']!r}, which lie in its study's "
+            "folder: it can't be run again by itself"
+        )
+
+
 def first_updates(settings: dict, updates: int, *, fallback: str | None = None) -> float:
     """The mean training loss of a run's first updates: the run itself, cut short.
 
     In nats per character; what `train_run` does under the same settings, to the last bit.
+    Raises `ValueError` for a run that goes on from another (`after`).
     """
+    check_start(settings, None)
     s, device = full_settings(settings), pick_device()
     train, _, vocab = load_batches(s, device, fallback)
     model = build_model(s, len(vocab)).to(device)
@@ -190,7 +204,9 @@ def first_updates(settings: dict, updates: int, *, fallback: str | None = None) 
 
 
 class FirstBatches:
-    """The first few batches of another iterable of batches."""
+    """The first few batches of each epoch of another iterable of batches."""
+
+    epoch = 0
 
     def __init__(self, batches: StreamBatches | RandomWindows, count: int):
         self.batches, self.count, self.contiguous = batches, count, batches.contiguous
@@ -199,6 +215,7 @@ class FirstBatches:
         return min(self.count, len(self.batches))
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        self.batches.epoch = self.epoch
         return itertools.islice(self.batches, self.count)
 
 
@@ -210,17 +227,22 @@ def _groups(model: nn.Module, s: dict) -> list[dict]:
     return l2_groups(model, s["l2"]) if s["l2"] else decay_groups(model, s["weight_decay"])
 
 
-def quotation_run(settings: dict, *, folder: Path) -> dict:
+def quotation_run(
+    settings: dict,
+    *,
+    folder: Path | None = None,
+    stop_after: int | None = None,
+    fallback: str | None = None,
+) -> dict:
     """What a checkpoint of another study makes of quotations (`closing_marks`, by `SPANS`).
 
     `settings` name it: `of` (the study), `label` and `cycle`; it is looked for beside `folder`,
     where that study left it. Returns `marks` and `valid`, its held-out loss, on the lower-cased
-    Nietzsche. Raises `CheckpointError` where the study has not been run.
+    Nietzsche. Raises `CheckpointError` where the study has not been run, and `ValueError` without
+    a `folder`. Nothing is trained: `stop_after` and `fallback` are not used.
     """
-    s, device = settings, pick_device()
-    model, vocab, _ = load_checkpoint(
-        folder.parents[1] / s["of"] / s["label"] / f"cycle-{s['cycle']}"
-    )
+    s, device, runs = settings, pick_device(), _other_studies(folder)
+    model, vocab, _ = load_checkpoint(runs / s["of"] / s["label"] / f"cycle-{s['cycle']}")
     _, valid, _ = load_batches({}, device)
     text = load_corpus("nietzsche").text.lower()
     held_out = split_text(text, (0.8, 0.2))[1]
@@ -228,17 +250,34 @@ def quotation_run(settings: dict, *, folder: Path) -> dict:
     return {"valid": [loss], "marks": closing_marks(model, vocab, held_out, SPANS)}
 
 
-def average_run(settings: dict, *, folder: Path) -> dict:
+def average_run(
+    settings: dict,
+    *,
+    folder: Path | None = None,
+    stop_after: int | None = None,
+    fallback: str | None = None,
+) -> dict:
     """The held-out loss of the mean answer (`Ensemble`) of checkpoints of other studies.
 
     `settings["members"]` name them, as "study/label" or "study/label/cycle-1"; they are looked
     for beside `folder`, where those studies left them. Returns `valid`, on the lower-cased
-    Nietzsche. Raises `CheckpointError` where a study has not been run.
+    Nietzsche. Raises `CheckpointError` where a study has not been run, and `ValueError` without
+    a `folder`. Nothing is trained: `stop_after` and `fallback` are not used.
     """
-    device, runs = pick_device(), folder.parents[1]
+    device, runs = pick_device(), _other_studies(folder)
     models = [load_checkpoint(runs / name)[0].to(device) for name in settings["members"]]
     _, valid, _ = load_batches({}, device)
     return {"valid": [evaluate(Ensemble(models).eval(), valid)]}
+
+
+def _other_studies(folder: Path | None) -> Path:
+    """The folder in which each study has its own, seen from one run's."""
+    if folder is None:
+        raise ValueError(
+            "this run reads checkpoints of other studies, which lie beside its own study's "
+            "folder: it can't be run again by itself"
+        )
+    return folder.parents[1]
 
 
 def _cycles(folders: list[Path], valid: StreamBatches, device: torch.device) -> dict:

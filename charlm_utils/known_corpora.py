@@ -20,6 +20,14 @@ class Known:
     gutenberg: bool = False
     part: int | None = None  # which third of the stand-in serves for this book
 
+    @property
+    def limit(self) -> int:
+        """Bytes that a copy of the file may have at most.
+
+        A character takes at most four bytes in UTF-8; Gutenberg's header and licence take 20,000.
+        """
+        return 4 * self.length + 100_000
+
 
 KNOWN = {
     "nietzsche": Known(

@@ -1,7 +1,7 @@
 """How far back a model remembers, what its units know, and how much it recites.
 
 All losses are in nats per character; models follow the contract of `models.py` and are
-read in eval mode.
+read in eval mode, and left in the mode they were in.
 """
 
 import contextlib
@@ -14,19 +14,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from charlm_utils.batching import IGNORE
+from charlm_utils.sampling import eval_mode
 from charlm_utils.vocab import CharVocab
 
 QUOTATION = re.compile(r'(?<![a-z.,])"([^"]{1,160})"(?![a-z])')  # neither apostrophe nor a closing
 
 
 @contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(training)
+def differentiable_eval(model: nn.Module) -> Iterator[None]:
+    """Eval mode in which gradients can be taken, on a CUDA device too.
+
+    There cuDNN's recurrent layers have a backward pass in training mode only; within the block
+    torch computes them itself. Needed around the forward pass.
+    """
+    before = torch.backends.cudnn.enabled
+    with eval_mode(model):
+        torch.backends.cudnn.enabled = False
+        try:
+            yield
+        finally:
+            torch.backends.cudnn.enabled = before
 
 
 def gradient_by_lag(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
@@ -35,7 +42,7 @@ def gradient_by_lag(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     x (B, T) and y (B,), the character after each row. Returns (T,): at lag l the mean over
     the rows of the norm of d loss / d embedding, l characters back; lag 0 is the last one.
     """
-    with _evaluating(model):
+    with differentiable_eval(model):
         embedded = model.embedding(x).detach().requires_grad_()  # (B, T, E)
         out, _ = model.core(embedded, None)
         loss = F.cross_entropy(model.head(out[:, -1]), y, reduction="sum")
@@ -50,7 +57,7 @@ def gradient_by_layer(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     input matrix, loss being the mean in nats per character.
     """
     found = [p for name, p in model.core.named_parameters() if "weight_ih" in name]
-    with _evaluating(model):
+    with differentiable_eval(model):
         logits, _ = model(x, None)
         loss = F.cross_entropy(logits.flatten(0, 1), y.flatten(), ignore_index=IGNORE)
         gradients = torch.autograd.grad(loss, found)
@@ -68,10 +75,11 @@ def loss_by_context(model: nn.Module, ids: Tensor, length: int, *, rows: int = 2
         raise ValueError(f"{len(ids)} characters hold no window of {length} and its target")
     windows = ids.unfold(0, length + 1, length)
     device, total = next(model.parameters()).device, 0.0
-    with _evaluating(model):
+    with eval_mode(model):
         for window in windows.to(device).split(rows):
             logits, _ = model(window[:, :-1], None)  # (rows, length, V)
             losses = F.cross_entropy(logits.transpose(1, 2), window[:, 1:], reduction="none")
+            losses = losses.cpu() if device.type == "mps" else losses  # which has no float64
             total = total + losses.double().sum(dim=0)
     return total / len(windows)
 
@@ -92,7 +100,7 @@ def closing_marks(
         logits, _ = model(vocab.encode(prompt)[None].to(device))
         return logits[0, -1].float().softmax(dim=0)[vocab.stoi['"']].item()
 
-    with _evaluating(model):
+    with eval_mode(model):
         for quote in QUOTATION.finditer(text):
             before, inside = text[max(0, quote.start() - 80) : quote.start()], quote[1]
             for low, high in spans if "\n\n" not in inside else ():
@@ -151,7 +159,7 @@ class CopyBack:
 @torch.no_grad()
 def hidden_trace(model: nn.Module, ids: Tensor) -> Tensor:
     """The core's output (T, H) while the model reads ids (T,) once from a zero state."""
-    with _evaluating(model):
+    with eval_mode(model):
         device = next(model.parameters()).device
         out, _ = model.core(model.embedding(ids[None].to(device)), None)
     return out[0].float().cpu()
@@ -178,12 +186,15 @@ def linear_probe(
     """Fit labels (T,) of K classes from states (T, H) by ridge regression on one-hot targets.
 
     The last `held_out` share of the steps is kept for the accuracies: contiguous, since
-    neighbouring states are nearly the same.
+    neighbouring states are nearly the same. Both may lie on any device; the fit is made, and
+    `weights` lie, on the CPU, in float64. Raises `ValueError` where there are not as many labels
+    as states, or fewer than 10.
     """
     if len(states) != len(labels) or len(labels) < 10:
         raise ValueError(f"{len(states)} states and {len(labels)} labels can't be probed")
+    states, labels = states.cpu().double(), labels.cpu()
     cut = int(len(labels) * (1 - held_out))
-    features = torch.cat([states.double(), states.new_ones(len(states), 1).double()], dim=1)
+    features = torch.cat([states, states.new_ones(len(states), 1)], dim=1)
     classes = int(labels.max()) + 1
     order = torch.randperm(cut, generator=torch.Generator().manual_seed(seed))
 

@@ -5,6 +5,8 @@ B is the batch size, T the time steps, V the vocabulary, E the embedding, H the 
 State goes in and comes out; no module keeps it.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -162,21 +164,31 @@ class Ensemble(nn.Module):
     """Several models asked together: the mean of their probabilities (chapter 7).
 
     Reads like one model: x (B, T) to log probabilities (B, T, V), and the tuple of states.
+    Raises `ValueError` without a model.
     """
 
     def __init__(self, models: list[nn.Module]):
         super().__init__()
+        if not models:
+            raise ValueError("0 models have no mean")
         self.models = nn.ModuleList(models)
 
     def forward(self, x: Tensor, state=None) -> tuple[Tensor, tuple]:
         states = [None] * len(self.models) if state is None else state
         answers = [model(x, s) for model, s in zip(self.models, states, strict=True)]
-        probs = [F.softmax(logits.float(), dim=-1) for logits, _ in answers]  # each (B, T, V)
-        return torch.stack(probs).mean(dim=0).log(), tuple(s for _, s in answers)
+        logs = [F.log_softmax(logits.float(), dim=-1) for logits, _ in answers]  # each (B, T, V)
+        mean = torch.logsumexp(torch.stack(logs), dim=0) - math.log(len(logs))  # no underflow
+        return mean, tuple(s for _, s in answers)
 
 
 CORES = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM, "relu-gru": ReLUGRU}
 CORES |= {"residual-gru": ResidualGRU}
+
+
+SWITCHES = ("skips", "projected", "norm", "projection")  # of `ResidualGRU`
+RATES = ("input_dropout", "between", "recurrent")  # of `DropoutLSTM`
+OPTIONS = {"rnn": ("bias", "nonlinearity"), "gru": ("bias",), "lstm": ("bias", *RATES)}
+OPTIONS |= {"relu-gru": ("bias",), "residual-gru": SWITCHES}
 
 
 def make_core(
@@ -185,37 +197,72 @@ def make_core(
     hidden_size: int,
     num_layers: int = 1,
     dropout: float = 0.0,
-    options: dict[str, bool] | None = None,
+    options: dict[str, bool | str | float] | None = None,
 ) -> nn.Module:
     """A recurrent core by name (`rnn`, `gru`, `lstm`, `residual-gru` …), batch first.
 
-    `dropout` of torch's cores is torch's: between the layers, drawn anew at each step;
-    `options` are the switches of `ResidualGRU`.
+    `dropout` of torch's cores is torch's: between the layers, drawn anew at each step.
+    `options` are `bias` and `nonlinearity` of torch's cores, the switches of `ResidualGRU`, and
+    the rates of `DropoutLSTM`, which make an `lstm` one. `ValueError` for what makes no sense.
     """
     if name not in CORES:
         raise ValueError(f"core must be one of {', '.join(CORES)}, not {name!r}")
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout must be at least 0 and below 1, not {dropout}")
-    sizes = input_size, hidden_size, num_layers
+    sizes = {"input_size": input_size, "hidden_size": hidden_size, "num_layers": num_layers}
+    for what, size in sizes.items():
+        if type(size) is not int or size < 1:
+            raise ValueError(f"{what} must be a whole number of at least 1, not {size!r}")
+    options = options or {}
+    _check_options(name, options)
     if name == "residual-gru":
-        return ResidualGRU(*sizes, dropout=dropout, **(options or {}))
-    if options:
-        raise ValueError(f"a core {name} has no options {', '.join(options)}")
-    return CORES[name](*sizes, batch_first=True, dropout=dropout)
+        return ResidualGRU(*sizes.values(), dropout=dropout, **options)
+    if options.keys() & set(RATES):
+        if dropout or "bias" in options:
+            raise ValueError("an lstm with dropout held over time has no other, and biases")
+        return DropoutLSTM(*sizes.values(), **options)
+    return CORES[name](*sizes.values(), batch_first=True, dropout=dropout, **options)
+
+
+def _check_options(name: str, options: dict[str, bool | str | float]) -> None:
+    if unknown := [option for option in options if option not in OPTIONS[name]]:
+        raise ValueError(f"a core {name} has no options {', '.join(unknown)}")
+    for option, value in options.items():
+        if option == "nonlinearity":
+            fits = value in ("tanh", "relu")
+        elif option in RATES:
+            fits = type(value) in (int, float) and 0 <= value <= 1
+        else:
+            fits = type(value) is bool
+        if not fits:
+            raise ValueError(f"the option {option} of a core {name} can't be {value!r}")
 
 
 def core_name(core: nn.Module) -> str:
-    """The name under which `make_core` builds a core that reads with the same weights."""
-    for name, kind in CORES.items():
-        if type(core) is kind or (kind is nn.LSTM and type(core) is DropoutLSTM):
-            return name
-    raise ValueError(f"{type(core).__name__} is none of the cores {', '.join(CORES)}")
+    """The name under which `make_core` builds this core, with its `core_options`.
+
+    Raises `ValueError` for any other, and for what `CharLM` can't use: a core that takes time
+    first, reads in two directions or projects its state.
+    """
+    kinds = {kind: name for name, kind in CORES.items()} | {DropoutLSTM: "lstm"}
+    if type(core) not in kinds:
+        raise ValueError(f"{type(core).__name__} is none of the cores {', '.join(CORES)}")
+    for name, value in {"batch_first": True, "bidirectional": False, "proj_size": 0}.items():
+        if getattr(core, name, value) != value:  # a `ResidualGRU` has none of the three
+            raise ValueError(
+                f"a core with {name}={getattr(core, name)} is none of the cores {', '.join(CORES)}"
+            )
+    return kinds[type(core)]
 
 
-def core_options(core: nn.Module) -> dict[str, bool]:
-    """The switches of a `ResidualGRU`, for `make_core`; empty for any other core."""
-    names = ("skips", "projected", "norm", "projection") if type(core) is ResidualGRU else ()
-    return {name: getattr(core, name) for name in names}
+def core_options(core: nn.Module) -> dict[str, bool | str | float]:
+    """What `make_core` needs besides name, sizes and dropout; empty for torch's usual cores."""
+    if type(core) in (ResidualGRU, DropoutLSTM):
+        names = SWITCHES if type(core) is ResidualGRU else RATES
+        return {name: getattr(core, name) for name in names}
+    options = {} if core.bias else {"bias": False}
+    relu = type(core) is nn.RNN and core.nonlinearity != "tanh"
+    return options | ({"nonlinearity": core.nonlinearity} if relu else {})
 
 
 def set_forget_bias(core: nn.Module, value: float) -> None:

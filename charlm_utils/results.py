@@ -7,6 +7,7 @@ asserts; in a reader's hands it shows both numbers.
 """
 
 import contextlib
+import errno
 import json
 import math
 import os
@@ -15,6 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from charlm_utils.corpora import stand_in_used
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    import msvcrt
 
 _PACKAGE = Path(__file__).parent
 
@@ -109,32 +115,88 @@ def _load(name: str) -> dict | list:
 
 
 def _measure(key: str, value: float) -> None:
-    with open(os.environ["CHARLM_MEASURE"], "a", encoding="utf-8") as file:
-        file.write(json.dumps({key: value}) + "\n")
+    append_line(Path(os.environ["CHARLM_MEASURE"]), {key: value})
 
 
 def _store(key: str, value: float) -> None:
     path = book_folder() / "results.json"
-    with _locked(path):
+    part = path.with_suffix(".part")
+    with locked(path.with_suffix(".lock"), wait=60):  # two notebooks may record at the same time
         known = _load("results.json")
         known[key] = float(f"{value:.5g}")
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(dict(sorted(known.items())), indent=1) + "\n", encoding="utf-8")
-        part.replace(path)
+        try:
+            with open(part, "w", encoding="utf-8") as file:
+                file.write(json.dumps(dict(sorted(known.items())), indent=1) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+# ---- files that several processes write -------------------------------------------------------
+
+
+def append_line(path: Path, value: dict) -> None:
+    """Add a value to a file of JSON lines: the whole line, on disk, or nothing.
+
+    Processes that append at the same time do so one after the other. Raises `OSError` where the
+    line can't be written; the file is then what it was.
+    """
+    data = (json.dumps(value) + "\n").encode()
+    with locked(path.with_name(f"{path.name}.lock"), wait=60), open(path, "ab", 0) as file:
+        size = file.seek(0, os.SEEK_END)
+        try:
+            while data:  # a full disk takes a part, and refuses only the rest
+                data = data[file.write(data) :]
+            os.fsync(file.fileno())
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.ftruncate(file.fileno(), size)
+            raise
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Two notebooks that record at the same time do so one after the other."""
-    lock = path.with_suffix(".lock")
-    for _ in range(600):
-        with contextlib.suppress(FileExistsError):
-            os.close(os.open(lock, os.O_CREAT | os.O_EXCL))
-            break
-        time.sleep(0.1)
-    else:
-        raise TimeoutError(f"{lock} is there for a minute: remove it if nothing is running")
+def locked(path: Path, *, wait: float = 0.0, busy: str | None = None) -> Iterator[None]:
+    """Hold the lock file `path`; while another process holds it, wait up to so many seconds.
+
+    The system gives the lock back when a process ends, however it ends: a file that is left over
+    locks nobody out. Raises `TimeoutError`, with `busy` for its text or naming the file.
+    """
+    handle = _take(path, time.monotonic() + wait, busy or f"{path} is held by another process")
     try:
         yield
     finally:
-        lock.unlink()
+        with contextlib.suppress(OSError):  # Windows removes no open file
+            path.unlink()
+        os.close(handle)
+
+
+def _take(path: Path, ends: float, busy: str) -> int:
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        if _lock(handle) and _is_at(handle, path):
+            return handle
+        os.close(handle)
+        if time.monotonic() >= ends:
+            raise TimeoutError(busy)
+        time.sleep(0.02)
+
+
+def _lock(handle: int) -> bool:
+    try:
+        if os.name == "nt":
+            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in (errno.EAGAIN, errno.EACCES)  # else: a file system without locks
+    return True
+
+
+def _is_at(handle: int, path: Path) -> bool:
+    """Whether an open file still has this name: its holder may have removed it meanwhile."""
+    try:
+        return os.path.samestat(os.fstat(handle), os.stat(path))
+    except FileNotFoundError:
+        return False

@@ -14,7 +14,9 @@ from charlm_utils.vocab import CharVocab
 def scaled_probs(logits: Tensor, temperature: float = 1.0, top_k: int | None = None) -> Tensor:
     """Probabilities of the last axis of `logits`, sharpened and cut to the `top_k` largest.
 
-    Temperature t raises the probabilities to the power 1/t and normalises them again.
+    Temperature t raises the probabilities to the power 1/t and normalises them again. The result
+    is float64, of the shape of `logits` and on their device, or on the CPU where they come from
+    Apple's `mps`, which has no float64. Raises `ValueError` for settings out of range.
     """
     if not (math.isfinite(temperature) and temperature > 0):
         raise ValueError(
@@ -23,7 +25,7 @@ def scaled_probs(logits: Tensor, temperature: float = 1.0, top_k: int | None = N
         )
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k must be at least 1, not {top_k}")
-    logits = logits.float()
+    logits = (logits.cpu() if logits.device.type == "mps" else logits).float()
     if top_k is not None and top_k < logits.shape[-1]:
         keep = logits.topk(top_k, dim=-1)
         logits = torch.full_like(logits, -torch.inf).scatter(-1, keep.indices, keep.values)
@@ -52,14 +54,13 @@ def next_char_probs(
     model: nn.Module, vocab: CharVocab, prompt: str, *, temperature: float = 1.0
 ) -> dict[str, float]:
     """Every character with the probability the model gives it after `prompt`, likeliest first."""
-    with _eval_mode(model):
-        logits, _ = _read(model, vocab, prompt)
+    with eval_mode(model):
+        logits, _ = _step(model, _encode(model, vocab, prompt), None)
     probs = scaled_probs(logits[0], temperature)
     order = probs.argsort(descending=True).tolist()
     return {vocab.itos[i]: probs[i].item() for i in order}
 
 
-@torch.no_grad()
 def generate(
     model: nn.Module,
     vocab: CharVocab,
@@ -79,42 +80,70 @@ def generate(
     an error unless `start_empty=True`, which starts from a zero state and the first
     character of the vocabulary (not returned).
     """
+    options = {"temperature": temperature, "top_k": top_k, "seed": seed, "greedy": greedy}
+    return prompt + "".join(
+        stream(model, vocab, prompt, length, start_empty=start_empty, **options)
+    )
+
+
+def stream(
+    model: nn.Module,
+    vocab: CharVocab,
+    prompt: str,
+    length: int,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    seed: int | None = None,
+    greedy: bool = False,
+    start_empty: bool = False,
+) -> Iterator[str]:
+    """What `generate` writes after its prompt, each character as soon as it is drawn.
+
+    Bad settings, and a prompt that can't be read, raise `ValueError` at the call. The model is
+    in eval mode from the first character to the last one taken or to the stream's `close()`,
+    and then in the mode it was in.
+    """
     if length < 0:
         raise ValueError(f"length must be at least 0, not {length}")
     scaled_probs(torch.zeros(1), temperature, top_k)  # bad settings fail before any reading
-    generator = None if seed is None else torch.Generator().manual_seed(seed)
-    with _eval_mode(model):
-        logits, state = _read(model, vocab, vocab.itos[0] if start_empty and not prompt else prompt)
-        ids = []
+    x = _encode(model, vocab, vocab.itos[0] if start_empty and not prompt else prompt)
+    options = {"temperature": temperature, "top_k": top_k, "greedy": greedy}
+    options["generator"] = None if seed is None else torch.Generator().manual_seed(seed)
+    return _characters(model, vocab, x, length, options)
+
+
+@torch.no_grad()
+def _characters(
+    model: nn.Module, vocab: CharVocab, x: Tensor, length: int, options: dict
+) -> Iterator[str]:
+    """Reads x (1, T), then draws; each character drawn is read when the next is asked for."""
+    state = None
+    with eval_mode(model):
         for _ in range(length):
-            last = sample_next(
-                logits,
-                temperature=temperature,
-                top_k=top_k,
-                greedy=greedy,
-                generator=generator,
-            )
-            ids.append(int(last))
-            logits, state = _step(model, last[:, None], state)
-    return prompt + vocab.decode(ids)
+            logits, state = _step(model, x, state)
+            last = sample_next(logits, **options)  # (1,)
+            yield vocab.decode(last)
+            x = last[:, None]
 
 
 @contextlib.contextmanager
-def _eval_mode(model: nn.Module) -> Iterator[None]:
-    """Without dropout inside; afterwards the model is in the mode it was in."""
-    training = model.training
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Without dropout inside; afterwards each module is in the mode it was in."""
+    before = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         yield
     finally:
-        model.train(training)
+        for module, training in before:
+            module.training = training
 
 
-def _read(model: nn.Module, vocab: CharVocab, prompt: str) -> tuple[Tensor, State]:
+def _encode(model: nn.Module, vocab: CharVocab, prompt: str) -> Tensor:
+    """The ids of a prompt, (1, T), on the model's device."""
     if not prompt:
         raise ValueError("the prompt is empty (0 characters); start_empty=True starts from nothing")
-    device = next(model.parameters()).device
-    return _step(model, vocab.encode(prompt)[None].to(device), None)
+    return vocab.encode(prompt)[None].to(next(model.parameters()).device)
 
 
 def _step(model: nn.Module, x: Tensor, state: State) -> tuple[Tensor, State]:

@@ -59,6 +59,29 @@ def check_schedule(schedule: Schedule, epochs: int) -> None:
         raise ValueError(f"{schedule} takes {schedule.ends[-1]} epochs, not {epochs}")
 
 
+def check_settings(
+    epochs: int,
+    lr: float,
+    *,
+    warmup_steps: int = 0,
+    weight_decay: float = 0.0,
+    clip: float | None = None,
+    seed: int = 0,
+) -> None:
+    """Raise `ValueError`, naming it, for the first number of a run that makes no sense."""
+    good = {
+        "epochs must be at least 1": (epochs, epochs >= 1),
+        "lr must be above 0 and finite": (lr, 0 < lr < math.inf),
+        "warmup_steps must be at least 0": (warmup_steps, warmup_steps >= 0),
+        "weight_decay must be at least 0 and finite": (weight_decay, 0 <= weight_decay < math.inf),
+        "clip must be above 0, or None": (clip, clip is None or clip > 0),
+        "seed must fit into 64 bits": (seed, -(2**63) <= seed < 2**64),
+    }
+    for words, (value, holds) in good.items():
+        if not holds:
+            raise ValueError(f"{words}, not {value}")
+
+
 def learning_rate(
     step: int,
     total_steps: int,
@@ -71,7 +94,10 @@ def learning_rate(
 
     `schedule` is a name in `SCHEDULES`, `Cycles`, or a function from progress in [0, 1] to
     a factor. The warm-up takes at most a fifth of the run; cycles are counted from step 0.
+    Raises `ValueError` for an unknown name and for a warm-up below 0.
     """
+    if warmup_steps < 0:
+        raise ValueError(f"warmup_steps must be at least 0, not {warmup_steps}")
     check_schedule(schedule, schedule.ends[-1] if isinstance(schedule, Cycles) else 0)
     warmup = min(warmup_steps, total_steps // 5)
     if step < warmup:

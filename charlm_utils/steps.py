@@ -41,12 +41,18 @@ def train_step(
     clip: float | None = 1.0,
     precision: str = "float32",
 ) -> tuple[float, State]:
-    """One update. Returns the loss before it (nats per character) and the detached state."""
+    """One update. Returns the loss before it (nats per character) and the detached state.
+
+    Raises `TrainingDiverged` where that loss is not finite, and `ValueError` where no target of
+    `y` counts; the weights are then as they were.
+    """
     with autocast(x.device, precision):
         logits, state = model(x, state)
     loss = mean_loss(logits, y)
     value = loss.item()
     if not math.isfinite(value):  # before the update: the weights are still good
+        if not (y != IGNORE).any():
+            raise ValueError("a batch without a target that counts can't be learnt from")
         raise TrainingDiverged(f"the loss is {value}")
     optimizer.zero_grad()
     loss.backward()

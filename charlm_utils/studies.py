@@ -4,11 +4,15 @@
 that is finished; started again, it does what is missing. The runs stand in `sweeps.py`.
 """
 
+import errno
 import hashlib
 import json
+import math
 import os
 import shlex
+import shutil
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -17,7 +21,7 @@ import torch
 from charlm_utils import __version__
 from charlm_utils.device import pick_device
 from charlm_utils.experiments import train_run
-from charlm_utils.results import book_folder
+from charlm_utils.results import append_line, book_folder, locked
 from charlm_utils.sweeps import STUDIES as LADDER
 from charlm_utils.sweeps import Line, Study
 from charlm_utils.sweeps_deep import STUDIES as DEEP
@@ -26,13 +30,14 @@ from charlm_utils.sweeps_recipes import STUDIES as RECIPES
 from charlm_utils.sweeps_sums import STUDIES as SUMS
 
 STUDIES = LADDER | RECIPES | DEEP | LAB | SUMS
+ROOM = 64 * 1024  # bytes of a long line: what must fit before a run is begun
 
 
 def load(name: str) -> list[Line]:
     """The finished runs of a study: settings, curve and where it was run.
 
     Each has `valid`, `train` (nats per character), `seconds` and `characters` by epoch.
-    Raises `ValueError` for an unknown study or a line that is no JSON, and
+    Raises `ValueError` for an unknown study or a line that is no finished run, and
     `FileNotFoundError` where the study was not run.
     """
     find(name)
@@ -55,10 +60,17 @@ def final(name: str) -> list[Line]:
 def chosen(name: str) -> dict:
     """The settings of a study's search with the lowest last loss on the development part.
 
-    Raises `ValueError` where nothing was searched yet.
+    A run that diverged is none to choose. Raises `ValueError` where there is no other.
     """
-    best = min(tuning(name), key=lambda line: line["valid"][-1])
+    runs = [line for line in tuning(name) if not line.get("diverged") and _is_scored(line)]
+    if not runs:
+        raise ValueError(f"{name}: no run of its search has come to an end")
+    best = min(runs, key=lambda line: line["valid"][-1])
     return {key: value for key, value in best["settings"].items() if key != "tune"}
+
+
+def _is_scored(line: Line) -> bool:
+    return bool(line["valid"]) and math.isfinite(line["valid"][-1])
 
 
 def find(name: str) -> Study:
@@ -74,21 +86,34 @@ def run_study(name: str, *, work: Path | None = None, search: bool = False) -> i
     `work` (default `runs/NAME`) holds the checkpoints from which a stopped run goes on.
     `search` ends it before the first run that is scored on the held-out text. In a
     repository such a run waits until the search before it is committed: `ValueError`.
+
+    Before each run it is tried whether its line can be written: `OSError`. A study is run by one
+    process at a time: `TimeoutError`. A last line that was cut off, by a lost machine or a full
+    disk, is set aside with a word, and its run done again.
     """
-    study, done = find(name), 0
-    work = work or Path("runs") / name
+    study, path = find(name), _path(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with locked(path.with_suffix(".lock"), busy=f"{name} is being run by another process"):
+        _set_aside(path)
+        return _run_missing(study, name, work or Path("runs") / name, search)
+
+
+def _run_missing(study: Study, name: str, work: Path, search: bool) -> int:
+    done = 0
     while (point := _next_point(study, lines := _finished(name))) is not None:
         tuning = point.get("tune", False)
         if search and not tuning:
             break
         if not tuning:
             _check_search(name, lines)
+        _check_writable(_path(name))
         print(f"{name}: {len(lines) + 1} of {len(study.points(lines))}: {json.dumps(point)}")
         began = _provenance(name)
         start = time.perf_counter()
         found = study.run(point, folder=work / _folder_name(point))
         line = began | {"settings": point, "wall": time.perf_counter() - start} | found
-        _append(_path(name), _rounded(line | {"looks": 0 if tuning else looks(name) + 1}))
+        line |= {"looks": 0 if tuning else looks(name) + 1}
+        append_line(_path(name), _rounded(line))
         done += 1
     return done
 
@@ -116,20 +141,99 @@ def _check_search(name: str, lines: list[Line]) -> None:
         raise ValueError(f"commit the search first: {_path(name)} is not as committed")
 
 
-def rerun(line: Line, epochs: int, *, fallback: str | None = None) -> list[float]:
-    """Run the first epochs of a recorded run here and now; returns its validation losses."""
-    run = find(line["command"].split()[-1]).run if "command" in line else train_run
-    return run(line["settings"], stop_after=epochs, fallback=fallback)["valid"]
+def rerun(
+    line: Line, epochs: int, *, fallback: str | None = None, work: Path | None = None
+) -> list[float]:
+    """Run the first epochs of a recorded run here and now; returns its validation losses.
+
+    A run that went on from another (`after`) begins with that one's checkpoint, which the study
+    leaves in `work` (default `runs/NAME`): `FileNotFoundError` where it is not.
+    """
+    settings, name = line["settings"], line["command"].split()[-1] if "command" in line else ""
+    run = find(name).run if name else train_run
+    options = {"stop_after": epochs, "fallback": fallback}
+    if not settings.get("after"):
+        return run(settings, **options)["valid"]
+    earlier = (work or Path("runs") / name) / settings["after"]
+    if not earlier.is_dir():
+        raise FileNotFoundError(
+            f"{earlier}: not there; this run goes on from its weights, and "
+            f"`charlm study {name or 'NAME'}` leaves them there"
+        )
+    with tempfile.TemporaryDirectory() as folder:  # the study's own checkpoints stay as they are
+        shutil.copytree(earlier, Path(folder) / settings["after"])
+        return run(settings, folder=Path(folder) / "again", **options)["valid"]
+
+
+# ---- the file of a study ----------------------------------------------------------------------
 
 
 def _read(path: Path) -> list[Line]:
+    """The lines of a file; blank ones are none. Raises `ValueError` naming one that is no run."""
+    texts = path.read_bytes().split(b"\n")
     lines = []
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            lines.append(json.loads(text))
-        except ValueError as error:
-            raise ValueError(f"{path}, line {number}: {error}") from None
+    for number, text in enumerate(texts, start=1):
+        if text.strip():
+            try:
+                lines.append(_parse(text))
+            except ValueError as error:
+                last = not any(rest.strip() for rest in texts[number:])
+                cure = f"; `charlm study {path.stem}` sets this last line aside" if last else ""
+                raise ValueError(f"{path}, line {number}: {error}{cure}") from None
     return lines
+
+
+def _parse(text: bytes) -> Line:
+    line = json.loads(text)
+    if not isinstance(line, dict) or not isinstance(line.get("settings"), dict):
+        raise ValueError("no run with its settings")
+    return line
+
+
+def _set_aside(path: Path) -> None:
+    """Move a last line that is no whole run into another file, and say so."""
+    data = path.read_bytes() if path.is_file() else b""
+    kept = data.rstrip()  # what `_check_writable` writes is blank
+    start = kept.rfind(b"\n") + 1
+    last, damaged = kept[start:], False
+    try:
+        if last:
+            _parse(last)
+    except ValueError:
+        _write(path.with_suffix(".damaged"), last + b"\n")
+        damaged, kept = True, kept[: max(0, start - 1)]
+    whole = kept + b"\n" if kept else b""
+    if whole != data:
+        os.truncate(path, len(kept))
+        _write(path, whole[len(kept) :])
+    if damaged:
+        print(
+            f"{path}: its last line is cut off; what there is of it is now in {path.stem}.damaged"
+        )
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Add bytes to a file, on disk."""
+    with open(path, "ab") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _check_writable(path: Path) -> None:
+    """Raise `OSError` where a line could not be added: before the hours of a run, not after."""
+    new = not path.exists()
+    try:
+        with open(path, "ab", 0) as file:
+            size = file.seek(0, os.SEEK_END)
+            try:
+                if file.write(b" " * ROOM) < ROOM:  # blank: whoever reads now reads nothing
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            finally:
+                os.ftruncate(file.fileno(), size)
+    finally:
+        if new:
+            path.unlink(missing_ok=True)
 
 
 def _finished(name: str) -> list[Line]:
@@ -183,12 +287,3 @@ def _rounded(value):
     if isinstance(value, dict):
         return {k: v if k == "settings" else _rounded(v) for k, v in value.items()}
     return value
-
-
-def _append(path: Path, line: Line) -> None:
-    """Add one line in one write, so that a stop leaves whole lines only."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    data = (json.dumps(line) + "\n").encode()
-    with open(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644), "wb", 0) as file:
-        file.write(data)
-        os.fsync(file.fileno())

@@ -4,6 +4,7 @@ A study's points may depend on what is finished: the learning rate is chosen on 
 tenth of the training part (`tune`), then several seeds are run against the held-out text.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -26,15 +27,37 @@ class Study:
 
 
 def best_lr(lines: list[Line], keys: dict) -> float:
-    """The learning rate with the lowest last loss among the tuning runs with these settings."""
+    """The learning rate with the lowest last loss among the tuning runs with these settings.
+
+    Runs that diverged are not among them; raises `ValueError` where none is left.
+    """
     runs = [line for line in lines if line["settings"].get("tune") and has(line, keys)]
-    return min(runs, key=lambda line: line["valid"][-1])["settings"]["lr"]
+    return best_line(runs)["settings"]["lr"]
 
 
 def best_of(lines: list[Line], points: list[dict]) -> dict:
-    """The point whose finished run has the lowest last loss."""
-    runs = [line for line in lines if line["settings"] in points]
-    return min(runs, key=lambda line: line["valid"][-1])["settings"]
+    """The point whose finished run has the lowest last loss.
+
+    Runs that diverged are not among them; raises `ValueError` where none is left.
+    """
+    return best_line([line for line in lines if line["settings"] in points])["settings"]
+
+
+def best_line(lines: list[Line]) -> Line:
+    """The run with the lowest last loss of those that came to their end with a finite one.
+
+    A run that diverged stops early, and the last loss it had may be the lowest of all. Raises
+    `ValueError` where no run is sound.
+    """
+    sound = [line for line in lines if "diverged" not in line and math.isfinite(last_loss(line))]
+    if not sound:
+        raise ValueError(f"of {len(lines)} runs none came to its end with a finite loss")
+    return min(sound, key=last_loss)
+
+
+def last_loss(line: Line) -> float:
+    """The loss after a run's last epoch, nats per character; nan where there is none."""
+    return line["valid"][-1] if line["valid"] else math.nan
 
 
 def has(line: Line, keys: dict) -> bool:

@@ -12,7 +12,7 @@ from charlm_utils.batching import StreamBatches
 from charlm_utils.checkpoint import load_checkpoint
 from charlm_utils.corpora import load_corpus
 from charlm_utils.device import pick_device
-from charlm_utils.experiments import full_settings, load_batches, train_run
+from charlm_utils.experiments import check_start, full_settings, load_batches, train_run
 from charlm_utils.memory import gradient_by_layer, recitation
 from charlm_utils.models import CharLM
 from charlm_utils.sampling import generate
@@ -32,6 +32,7 @@ def deep_run(
     fallback: str | None = None,
 ) -> dict:
     """`train_run`, then what the finished model makes of its own training text."""
+    check_start(settings, folder)
     if stop_after is not None:
         return train_run(settings, folder=folder, stop_after=stop_after, fallback=fallback)
     with tempfile.TemporaryDirectory() as spare:

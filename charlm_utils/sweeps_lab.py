@@ -200,8 +200,7 @@ def low(lines: list[Line]) -> list[dict]:
 
 def _best(lines: list[Line], search: list[dict]) -> dict:
     """The settings of the lowest last loss among the points that did not diverge."""
-    sound = [line for line in lines if "diverged" not in line]
-    return {name: value for name, value in best_of(sound, search).items() if name != "tune"}
+    return {name: value for name, value in best_of(lines, search).items() if name != "tune"}
 
 
 STUDIES = {

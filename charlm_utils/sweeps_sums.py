@@ -43,7 +43,8 @@ DEFAULTS = {
     "batch_size": 256,
     "lr": 3e-3,
     "weight_decay": 0.1,
-    "seed": 0,
+    "seed": 0,  # of the weights, the pairs and the tutor
+    "own_streams": False,  # True: pairs and tutor draw other random numbers than the weights
 }
 
 
@@ -110,16 +111,18 @@ def sums_run(
     stop_after: int | None = None,
     fallback: str | None = None,
 ) -> dict:
-    """Teach one model; beside the curves, how it answers from a zero state."""
+    """Teach one model; beside the curves, how it answers from a zero state.
+
+    `folder` and `fallback` are not used. Raises `ValueError` for a setting not known, and where
+    pairs are to be held out and there are too few.
+    """
     if unknown := settings.keys() - DEFAULTS.keys():
         raise ValueError(f"unknown settings: {', '.join(sorted(unknown))}")
     s, device = DEFAULTS | settings, pick_device()
     seed_everything(s["seed"])
     vocab = CharVocab(SYMBOLS)
-    taught, held = split_pairs(s["limit"], s["held_out"], seed=s["seed"])
-    exam = both_orders(held if len(held) else taught)
-    exam = exam[:: -(-len(exam) // s["exam"])]
-    form, tutor = Form(s["reverse"], s["width"]), Tutor(taught, seed=s["seed"])
+    tutor, exam = tutor_and_exam(s)
+    form = Form(s["reverse"], s["width"])
     lessons = Lessons(tutor, vocab, s["batch_size"], s["steps"], form)
     lessons.contiguous, lessons.device = s["start"] == "carried", device
     inner = build_learner(s, len(vocab)).to(device)
@@ -128,6 +131,22 @@ def sums_run(
     found = teach(model, lessons, exam, **recipe, stop_after=stop_after)
     found |= {"parameters": count_parameters(model), "by_carries": found["carries"][-1]}
     return found | {"from_zero": exact_match(ask(inner, vocab, exam, form), exam)}
+
+
+def tutor_and_exam(settings: dict) -> tuple[Tutor, list[str]]:
+    """Who asks in a run's lessons, and the questions of its exam: of other pairs, if any are held.
+
+    Raises `ValueError` where `held_out` is not 0 and leaves no pair to ask about.
+    """
+    s = DEFAULTS | settings
+    seeds = [s["seed"]] * 2
+    if s["own_streams"]:
+        seeds = [s["seed"] * 1_000_003 + own for own in (1, 2)]
+    taught, held = split_pairs(s["limit"], s["held_out"], seed=seeds[0])
+    if s["held_out"] and not len(held):
+        raise ValueError(f"a share of {s['held_out']} of {len(taught)} pairs is none to ask about")
+    exam = both_orders(held if len(held) else taught)
+    return Tutor(taught, seed=seeds[1]), exam[:: -(-len(exam) // s["exam"])]
 
 
 def build_learner(settings: dict, vocab_size: int) -> nn.Module:

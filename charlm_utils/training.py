@@ -1,7 +1,10 @@
 """One training loop for every model of the book, and the number that judges them all."""
 
+import contextlib
 import math
 import os
+import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -11,9 +14,21 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from charlm_utils.averaging import keep_mean, mean_weights, take_mean
+from charlm_utils.averaging import (
+    keep_mean,
+    mean_for_saving,
+    mean_weights,
+    take_mean,
+    walk_on,
+)
 from charlm_utils.batching import IGNORE
-from charlm_utils.checkpoint import CheckpointError, History, has_checkpoint, save_checkpoint
+from charlm_utils.checkpoint import (
+    CheckpointError,
+    History,
+    has_checkpoint,
+    lock_folder,
+    save_checkpoint,
+)
 from charlm_utils.device import autocast, pick_precision
 from charlm_utils.resume import Position, load_run, save_run, stop_signals
 from charlm_utils.schedules import (
@@ -21,6 +36,7 @@ from charlm_utils.schedules import (
     Plan,
     Schedule,
     check_schedule,
+    check_settings,
     describe_group,
     parameter_groups,
 )
@@ -42,7 +58,7 @@ def train_epoch(
     rate: Callable[[int], float] | None = None,
     at: Position | None = None,
     stop: threading.Event | None = None,
-    bar: tqdm | None = None,
+    bar: "tqdm | Display | None" = None,
 ) -> float:
     """One pass over the batches; returns the mean training loss, nats per character.
 
@@ -68,20 +84,31 @@ def train_epoch(
 def evaluate(model: nn.Module, batches: Iterable, *, precision: str = "float32") -> float:
     """The loss on every target of `batches`, each counted once, in nats per character.
 
-    Starts from a zero state and carries it on where the batches are contiguous.
+    Starts from a zero state and carries it on where the batches are contiguous. Raises
+    `ValueError` where no batch has a target. The model ends in the mode it was in, in any case.
     """
     training = model.training
     model.eval()
+    try:
+        total, targets = _summed_loss(model, batches, precision)
+    finally:
+        model.train(training)
+    if targets == 0:
+        raise ValueError("there is no target to be scored")
+    return total / targets
+
+
+def _summed_loss(model: nn.Module, batches: Iterable, precision: str) -> tuple[float, int]:
+    """The loss summed over all targets, in nats, and their number."""
     total, targets, state = 0.0, 0, None
     for x, y in batches:
         with autocast(x.device, precision):
             logits, new_state = model(x, state)
         state = new_state if batches.contiguous else None
-        count = int((y != IGNORE).sum())
-        total += mean_loss(logits, y).item() * count
-        targets += count
-    model.train(training)
-    return total / targets
+        if count := int((y != IGNORE).sum()):  # no target, no mean
+            total += mean_loss(logits, y).item() * count
+            targets += count
+    return total, targets
 
 
 def fit(
@@ -106,39 +133,42 @@ def fit(
     groups: list[dict] | None = None,
     average: float | None = None,
     stop_after: int | None = None,
+    change_epochs: bool = False,
+    made: dict | None = None,
 ) -> History:
     """Train with AdamW for `epochs` passes, validating after each; returns the history.
 
     With `checkpoint_dir` the model (and `vocab`) is saved after every epoch and when
-    Ctrl-C or SIGTERM asks to stop; `resume=True` goes on from there to the last bit. Under
-    the schedule `Cycles` each cycle leaves its model in `checkpoint_dir/cycle-1`, `-2` …
+    Ctrl-C, SIGTERM or SIGHUP asks to stop; `resume=True` goes on from there to the last bit. With
+    `change_epochs` too, `epochs` may differ from what the run was begun with, as long as they
+    are no fewer than it has behind it: from where it stands on, the rate follows the schedule
+    over all of them. Under the schedule `Cycles` each cycle leaves its model in
+    `checkpoint_dir/cycle-1`, `-2` … `made` is kept with each checkpoint (see `load_made`).
     `groups` are parameter groups as torch's optimizers take them, with their own `lr` and
     `weight_decay`. `average` is the decay of a running mean of the weights (see `averaging`):
-    the mean is what is validated, kept at the end of a cycle and left in the model at the end.
+    the mean is what is validated, saved and left in the model at the end.
     `stop_after` ends the run after so many of its `epochs`.
-    Raises `TrainingDiverged` when the loss is not finite: the last checkpoint stays.
+    Raises `TrainingDiverged` when the loss is not finite: the last checkpoint stays; and
+    `CheckpointError` where `checkpoint_dir` holds another run, or one that is going on.
     """
-    if epochs < 1 or not 0 < lr < math.inf or (clip is not None and not clip > 0):
-        raise ValueError(
-            f"epochs must be at least 1, lr and clip above 0, not {epochs}, {lr} and {clip}"
-        )
-    precision = precision or pick_precision(next(model.parameters()).device)
-    _ = check_schedule(schedule, epochs), autocast("cpu", precision)  # or ValueError
+    numbers = {"warmup_steps": warmup_steps, "weight_decay": weight_decay, "clip": clip}
+    check_settings(epochs, lr, seed=seed, **numbers)
+    device = next(model.parameters()).device
+    precision = precision or pick_precision(device)
+    _ = check_schedule(schedule, epochs), autocast(device, precision)  # or ValueError
     groups = parameter_groups(model, groups, lr)
     each = tuple(describe_group(group, weight_decay) for group in groups)
     updates = (lr, warmup_steps, schedule, betas, weight_decay, clip)
     steps, shape = epochs * len(train), tuple(next(iter(train))[0].shape)
     plan = Plan(steps, shape, *updates, carry_state, precision, seed, each, average)
-    run = _Run(model, plan, vocab, checkpoint_dir, groups)
-    run.open(resume)
+    run = _Run(model, plan, vocab, checkpoint_dir, groups, made)
     last = epochs if stop_after is None else min(epochs, stop_after)
-    quiet = not progress if progress is not None else os.environ.get("CHARLM_QUIET") == "1"
-    with (
-        stop_signals() as stop,
-        tqdm(total=steps, initial=run.at.step, delay=3, disable=quiet) as bar,
-    ):
-        while run.at.epoch < last and not stop.is_set():
-            run.epoch(train, valid, stop, bar)
+    with run.lock(), stop_signals() as stop, _hang_up(stop):
+        run.open(resume, len(train) if change_epochs else None)
+        with Display(steps, run.at.step, progress) as display:
+            while run.at.epoch < last and not stop.is_set():
+                run.epoch(train, valid, stop, display)
+    take_mean(run.optimizer)  # where it was stopped, too: it is what the history speaks of
     run.history.interrupted = run.at.epoch < epochs
     return run.history
 
@@ -151,17 +181,74 @@ def make_optimizer(
     return torch.optim.Adam(groups, lr, betas, fused=True, **decay)
 
 
+@contextlib.contextmanager
+def _hang_up(stop: threading.Event) -> Iterator[None]:
+    """A terminal that is closed asks to stop, as Ctrl-C does, unless `nohup` keeps it from it."""
+    number = getattr(signal, "SIGHUP", None)  # there is none on Windows
+    main = threading.current_thread() is threading.main_thread()
+    if number is None or not main or signal.getsignal(number) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(number, lambda *_: stop.set())
+    try:
+        yield
+    finally:
+        signal.signal(number, signal.SIG_DFL)
+
+
+class Display:
+    """What a run shows: a bar on stderr after a few seconds, a line on stdout for each epoch.
+
+    Neither may end the run: a reader that has gone, or a full disk behind a stream, is no
+    reason to lose a training. `progress=None` shows both unless `CHARLM_QUIET` is 1.
+    """
+
+    def __init__(self, steps: int, done: int, progress: bool | None):
+        self.quiet = not progress if progress is not None else os.environ.get("CHARLM_QUIET") == "1"
+        hidden = self.quiet or sys.stderr is None  # there is none under pythonw, or after 2>&-
+        options = {"total": steps, "initial": done, "delay": 3}
+        try:
+            self.bar = tqdm(**options, disable=hidden)
+        except (OSError, ValueError):
+            self.bar = tqdm(**options, disable=True)
+
+    def update(self) -> None:
+        """One update more."""
+        with contextlib.suppress(OSError, ValueError):
+            self.bar.update()
+
+    def say(self, line: str) -> None:
+        """A line above the bar."""
+        if self.quiet:
+            return
+        with contextlib.suppress(OSError, ValueError):
+            self.bar.clear()
+        with contextlib.suppress(OSError, ValueError):
+            print(line, flush=True)
+
+    def __enter__(self) -> "Display":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self.bar.close()
+
+
 class _Run:
     """The moving parts of one call of `fit`: where it stands, and what it saves."""
 
-    def __init__(self, model: nn.Module, plan: Plan, vocab: CharVocab | None, folder, groups):
+    def __init__(self, model: nn.Module, plan: Plan, vocab: CharVocab | None, folder, groups, made):
         torch.manual_seed(plan.seed)
-        self.model, self.plan, self.vocab = model, plan, vocab
+        self.model, self.plan, self.vocab, self.made = model, plan, vocab, made
         self.folder = None if folder is None else Path(folder)
-        self.at, self.history = Position(), History()
+        self.at, self.history, self.kept = Position(), History(), 0  # `kept`: updates in the folder
         self.optimizer = make_optimizer(groups, plan.lr, plan.betas, plan.weight_decay)
         if plan.average is not None:
             keep_mean(self.optimizer, plan.average)
+
+    def lock(self) -> contextlib.AbstractContextManager:
+        """Keeps every other run out of the folder."""
+        return contextlib.nullcontext() if self.folder is None else lock_folder(self.folder)
 
     @property
     def cycles(self) -> dict[int, Path]:
@@ -171,7 +258,11 @@ class _Run:
         ends = self.plan.schedule.ends
         return {end: self.folder / f"cycle-{i}" for i, end in enumerate(ends, start=1)}
 
-    def open(self, resume: bool) -> None:
+    def open(self, resume: bool, epoch_steps: int | None = None) -> None:
+        """Find out that the folder can be written, or go on from what it holds.
+
+        `epoch_steps` (updates in an epoch) allows the number of epochs to be another one.
+        """
         folders = [self.folder, *self.cycles.values()] if self.folder else []
         found = [folder for folder in folders if has_checkpoint(folder)]
         if not found:
@@ -179,16 +270,31 @@ class _Run:
             return
         if not resume:
             raise CheckpointError(f"{found[0]} holds a checkpoint already; resume=True goes on")
-        self.at, self.history = load_run(
-            self.folder, self.model, self.vocab, self.optimizer, self.plan.settings()
-        )
+        settings = self.plan.settings()
+        if epoch_steps is not None:
+            del settings["total_steps"]
+        where = (self.folder, self.model, self.vocab, self.optimizer)
+        self.at, self.history = load_run(*where, settings)
+        walk_on(self.optimizer)
+        self.kept = self.at.step
+        if epoch_steps is not None:
+            self.check_place(epoch_steps)
 
-    def epoch(self, train: Iterable, valid: Iterable, stop: threading.Event, bar: tqdm) -> None:
+    def check_place(self, epoch_steps: int) -> None:
+        """Epochs as long as they were, and no fewer than are done."""
+        at, asked = self.at, self.plan.total_steps // epoch_steps
+        if at.step != at.epoch * epoch_steps + at.batch:
+            raise CheckpointError(f"{self.folder}: an epoch had not {epoch_steps} updates before")
+        if at.step > self.plan.total_steps:
+            done = f"{at.epoch + (at.batch > 0)} epochs were begun"
+            raise CheckpointError(f"{self.folder}: {done}, which is more than {asked}")
+
+    def epoch(self, train: Iterable, valid: Iterable, stop: threading.Event, show: Display) -> None:
         """Train to the end of the epoch, or to the first update after `stop`, and save."""
         at, plan, began = self.at, self.plan, time.perf_counter() - self.at.seconds
         train.epoch = at.epoch  # shuffles and window draws differ by epoch
         options = {"carry_state": plan.carry_state, "precision": plan.precision, "rate": plan.rate}
-        options |= {"clip": plan.clip, "at": at, "stop": stop, "bar": bar}
+        options |= {"clip": plan.clip, "at": at, "stop": stop, "bar": show}
         try:
             loss = train_epoch(self.model, train, self.optimizer, **options)
             with mean_weights(self.optimizer):
@@ -196,16 +302,14 @@ class _Run:
             self.check(valid_loss)
         except TrainingDiverged as error:
             raise self.diverged(error) from None
-        at.seconds = time.perf_counter() - began
+        at.seconds = max(at.seconds, time.perf_counter() - began)  # a clock may be set back
         if valid_loss is not None:
-            self.close_epoch(loss, valid_loss, bar)
-            if at.epoch in self.cycles:
-                with mean_weights(self.optimizer):
-                    save_checkpoint(self.cycles[at.epoch], self.model, self.vocab, self.history)
-        if at.step == plan.total_steps:
-            take_mean(self.optimizer)
+            self.close_epoch(loss, valid_loss)
         self.history.interrupted = stop.is_set() and at.step < plan.total_steps
-        self.save()
+        self.save()  # before anything is shown
+        if valid_loss is not None:
+            losses = f"training {loss:.4f}, validation {valid_loss:.4f}"
+            show.say(f"epoch {at.epoch}: {losses}, {at.seconds:.0f} s")
 
     def check(self, valid_loss: float | None) -> None:
         """The last update may have spoilt the weights without a loss that shows it."""
@@ -215,30 +319,37 @@ class _Run:
             if not weights.isfinite().all():
                 raise TrainingDiverged(f"{name} holds numbers that are not finite")
 
-    def close_epoch(self, loss: float, valid_loss: float, bar: tqdm) -> None:
+    def close_epoch(self, loss: float, valid_loss: float) -> None:
+        """Enter a finished epoch into the history; keep the model at the end of a cycle."""
         at, history = self.at, self.history
         history.train.append(loss)
         history.valid.append(valid_loss)
         history.seconds.append(at.seconds)
         history.characters.append(at.characters)
         at.epoch, at.batch, at.loss_sum, at.targets, at.state = at.epoch + 1, 0, 0.0, 0, None
-        if not bar.disable:
-            line = f"epoch {at.epoch}: training {loss:.4f}, validation {valid_loss:.4f}"
-            bar.write(f"{line}, {at.seconds:.0f} s")
+        if at.epoch in self.cycles:
+            with mean_weights(self.optimizer):
+                folder = self.cycles[at.epoch]
+                save_checkpoint(folder, self.model, self.vocab, history, made=self.made)
 
     def diverged(self, error: TrainingDiverged) -> TrainingDiverged:
+        """The error with where it happened, and what is left of the run."""
         at, losses = self.at, [f"{loss:.4f}" for loss in self.history.train]
         last = f"{at.loss_sum / at.targets:.4f}" if at.targets else (losses or ["none"])[-1]
-        kept = f"; the last good checkpoint is in {self.folder}" if self.folder else ""
+        kept = f"the last good checkpoint is in {self.folder}" if self.kept else "nothing was saved"
         where = f"step {at.step} (epoch {at.epoch + 1}): {error}"
-        raised = TrainingDiverged(f"{where}; mean loss of the epoch until then: {last}{kept}")
+        where += f"; mean loss of the epoch until then: {last}"
+        raised = TrainingDiverged(where if self.folder is None else f"{where}; {kept}")
         raised.history = self.history
         return raised
 
     def save(self) -> None:
+        """Write the run to its folder: the model that is judged, and what goes on from it."""
         if self.folder is not None:
             where = (self.optimizer, self.at, self.plan.settings())
-            save_run(self.folder, self.model, self.vocab, self.history, *where)
+            with mean_for_saving(self.optimizer):
+                save_run(self.folder, self.model, self.vocab, self.history, *where, made=self.made)
+            self.kept = self.at.step
 
 
 def _from(batches: Iterable, start: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -248,7 +359,7 @@ def _from(batches: Iterable, start: int) -> Iterator[tuple[Tensor, Tensor]]:
             yield batch
 
 
-def _advance(at: Position, loss: float, x: Tensor, y: Tensor, bar: tqdm | None) -> None:
+def _advance(at: Position, loss: float, x: Tensor, y: Tensor, bar) -> None:
     targets = int((y != IGNORE).sum())
     at.batch, at.step = at.batch + 1, at.step + 1
     at.loss_sum, at.targets = at.loss_sum + loss * targets, at.targets + targets

@@ -32,6 +32,17 @@ def with_cells(pairs):
     return notebook
 
 
+def with_error(stored, tags=(), source="raise KeyError('no such thing')", run=True):
+    """A notebook whose one cell raises an error, which is stored by its name or not at all."""
+    notebook = with_code(source, "")
+    cell = notebook["cells"][0]
+    error = {"output_type": "error", "ename": stored, "evalue": "'no such thing'", "traceback": []}
+    cell["outputs"] = [error] if stored else []
+    cell["metadata"] = {"tags": list(tags)}
+    cell["execution_count"] = 1 if run else None
+    return notebook
+
+
 def project(folder, notebooks):
     """A temporary project: the root's conftest and what it needs, and these notebooks."""
     for name in ("conftest.py", "pyproject.toml", "book/tools/run.py"):

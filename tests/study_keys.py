@@ -183,6 +183,7 @@ TABLE = {
     r"06\.study\.(gru_live|gru_long)": lambda name: mean(map(last, runs(name))),
     r"06\.cut\.(rnn|gru)": lesson_cut,
     r"06\.race\.(source|ours|times)": race,
+    r"07\.study\.(lstm_live)": lambda name: mean(map(last, runs(name))),
     r"07\.study\.cold": lambda: last(one("lstm_source", label="cold")),
     r"07\.study\.(source|ours)\.(.+?)(\.train)?": phase,
     r"07\.half\.(.+)": lambda name: last(one("lstm_half", label=HALF[name])),
@@ -196,6 +197,7 @@ TABLE = {
     r"08\.study\.projections\.(\w+)": projections,
     r"08\.study\.source\.(\w+)": lambda label: last(one("source_deep", label=label)),
     r"08\.study\.data\.(gap\.)?(\d+)": data,
+    r"08\.study\.(residual_live)": lambda name: mean(map(last, runs(name))),
     r"08\.study\.residual_long": lambda: min(map(last, runs("residual_long"))),
     r"09\.study\.start\.(\w+)\.(exact|from_zero)": start,
     r"09\.study\.order\.(\w+?)(\.400)?": order,
@@ -219,6 +221,7 @@ REPEATED = {
     "05.rnn.valid": "rnn_steady",
     "06.gru.valid": "gru_live",
     "07.lstm.valid": "lstm_live",
+    "08.residual.valid": "residual_live",
 }
 
 

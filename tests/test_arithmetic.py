@@ -1,5 +1,6 @@
 """Sums as text: the questions, the one who knows, what is learned, and how it is marked."""
 
+import hashlib
 import json
 
 import pytest
@@ -31,7 +32,14 @@ from charlm_utils.batching import IGNORE
 from charlm_utils.checkpoint import CheckpointError, load_checkpoint
 from charlm_utils.models import CharLM
 from charlm_utils.steps import mean_loss
-from charlm_utils.sweeps_sums import StartsFrom, exact_by_carries, sums_run, teach
+from charlm_utils.sweeps_sums import (
+    StartsFrom,
+    exact_by_carries,
+    sums_run,
+    teach,
+    tutor_and_exam,
+)
+from charlm_utils.training import fit
 from charlm_utils.vocab import CharVocab
 
 VOCAB = CharVocab(SYMBOLS)
@@ -70,6 +78,30 @@ def test_held_out_pairs_are_asked_in_neither_order():
     other, _ = split_pairs(30, 0.2, seed=4)
     assert torch.equal(taught, again) and not torch.equal(taught, other)
     assert len(split_pairs(10, 0.0)[1]) == 0
+
+
+@pytest.mark.parametrize(("limit", "held_out"), [(0, 0.0), (10, 1.0), (10, -0.1), (10, 7)])
+def test_pairs_that_cannot_be_split(limit, held_out):
+    with pytest.raises(ValueError, match=f"not {limit} and {held_out}"):
+        split_pairs(limit, held_out)
+
+
+def fingerprint(values):
+    return hashlib.sha256(json.dumps(values).encode()).hexdigest()[:16]
+
+
+def test_a_seed_gives_the_questions_that_it_gave_when_the_studies_were_recorded():
+    taught, held = split_pairs(100, 0.1, seed=3)
+    assert held[:4].tolist() == [[17, 89], [38, 52], [13, 50], [44, 83]]
+    assert (fingerprint(taught.tolist()), fingerprint(held.tolist())) == (
+        "bb7a4bd4226bc436",
+        "f00f7fcdc1640bab",
+    )
+    torch.manual_seed(99)  # which is not asked
+    tutor = Tutor(taught, seed=3)
+    asked = [tutor.ask(256) for _ in range(20)]
+    assert asked[0][:4] == ["4+16=?", "10+87=?", "70+87=?", "31+4=?"]
+    assert fingerprint(asked) == "deed7369fb71d62b"
 
 
 def test_the_tutor_asks_only_its_pairs_in_either_order():
@@ -243,6 +275,32 @@ def test_a_tao_learns_saves_and_loads(tmp_path):
         Tao(VanillaRNN(15, 31, 15), Char2Vec(SYMBOLS)).load(tmp_path)
 
 
+def test_a_tao_descends_only_after_it_has_listened():
+    listener = tao()
+    before = [p.clone() for p in listener.model.parameters()]
+    for _ in range(2):
+        with pytest.raises(ValueError, match="nothing was listened to"):
+            listener.descent()
+        assert listener.losses == [1.0] * len(listener.losses)
+        listener.listen(*lesson("1+2=?"))
+        listener.descent()
+        listener.losses[-1] = 1.0
+    changed = zip(before, listener.model.parameters(), strict=True)
+    assert len(listener.losses) == 2 and not any(torch.equal(a, b) for a, b in changed)
+
+
+@pytest.mark.parametrize("random", [False, True])
+def test_a_tao_listens_where_its_network_lies(random):
+    """`meta` is a device without numbers, on which shapes and places are checked all the same."""
+    network = VanillaRNN(15, 32, 15).to("meta")
+    listener = Tao(network, Char2Vec(SYMBOLS))
+    listener.init_hidden(random).listen(*lesson("1+2=?"))
+    assert listener.loss.device.type == listener.hidden.device.type == "meta"
+    exact = Tao(VanillaRNN(15, 32, 15).double(), Char2Vec(SYMBOLS))
+    exact.init_hidden(random).listen(*lesson("1+2=?"))
+    assert exact.loss.dtype == torch.float64
+
+
 def test_temperature_counts_from_the_first_character():
     listener = tao()
     hot = {predict_next(listener, "1+2=?", 1, 100.0, seed=s) for s in range(60)}
@@ -294,6 +352,68 @@ def test_teaching_teaches():
     assert found["characters"] == [60 * 16 * 6 * n for n in (1, 2, 3, 4)]
 
 
+def small_lessons(steps=5):
+    return Lessons(Tutor(split_pairs(4, 0.0)[0], seed=2), VOCAB, 4, steps)
+
+
+def drawn(lessons, epoch):
+    lessons.epoch = epoch
+    return [x.tolist() for x, _ in lessons]
+
+
+def test_an_epoch_of_lessons_is_the_same_whenever_it_is_read():
+    running = small_lessons()
+    one_after_another = [[x.tolist() for x, _ in running] for _ in range(3)]  # as `teach` reads
+    assert one_after_another[0] != one_after_another[1]
+    lessons = small_lessons()
+    next(iter(lessons))  # a glance, as `fit` takes one for the shape
+    for epoch in (0, 1, 2, 1, 0, 0):
+        assert drawn(lessons, epoch) == one_after_another[epoch]
+    late = small_lessons()
+    assert drawn(late, 2) == one_after_another[2]  # without the first two
+
+
+class Halting:
+    """Lessons that end the run with Ctrl-C before their batch number `at`."""
+
+    contiguous = False
+
+    def __init__(self, lessons, at):
+        self.lessons, self.at, self.given = lessons, at, -1  # the first is the glance of `fit`
+
+    def __len__(self):
+        return len(self.lessons)
+
+    def __iter__(self):
+        self.lessons.epoch = getattr(self, "epoch", None)
+        for batch in self.lessons:
+            if self.given == self.at:
+                raise KeyboardInterrupt
+            self.given += 1
+            yield batch
+
+
+@pytest.mark.parametrize("same_object", [False, True])
+def test_a_model_taught_by_fit_resumes_to_the_last_bit(tmp_path, same_object):
+    def pupil():
+        torch.manual_seed(0)
+        return CharLM(len(VOCAB), 8, nn.GRU(8, 12, batch_first=True))
+
+    x, y = make_batch(both_orders(split_pairs(4, 0.0)[0]), VOCAB)
+    valid = type("Exam", (list,), {"contiguous": False})([(x, y)])
+    options = {"epochs": 4, "lr": 2e-2, "precision": "float32"}
+    whole, resumed = pupil(), pupil()
+    expected = fit(whole, small_lessons(), valid, **options)
+    lessons = small_lessons()
+    with pytest.raises(KeyboardInterrupt):
+        fit(pupil(), Halting(lessons, 12), valid, checkpoint_dir=tmp_path, **options)
+    lessons = lessons if same_object else small_lessons()
+    found = fit(resumed, lessons, valid, checkpoint_dir=tmp_path, resume=True, **options)
+    assert (found.train, found.valid) == (expected.train, expected.valid)
+    for one, other in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
 @pytest.mark.parametrize("cell", ["gru", "linear", "tanh"])
 def test_a_run_and_its_first_round(cell):
     found = sums_run(TINY | {"cell": cell, "width": 2})
@@ -314,6 +434,110 @@ def test_other_starts(start):
     wrapped = StartsFrom(model, start, lessons).eval()
     assert not torch.equal(wrapped(x)[0], model(x)[0])
     assert torch.equal(wrapped(x, torch.ones(1, 6))[0], model(x, torch.ones(1, 6))[0])
+
+
+def watched(monkeypatch):
+    """What `teach` is given: the first weights of the model, the lessons and the exam."""
+    given = {}
+
+    def note(model, lessons, exam, **recipe):
+        weights = next(model.parameters()).detach().clone()
+        given.update(lessons=lessons, exam=exam, weights=weights)
+        return teach(model, lessons, exam, **recipe)
+
+    monkeypatch.setattr(sweeps_sums, "teach", note)
+    return given
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+@pytest.mark.parametrize("own_streams", [False, True])
+def test_a_run_is_examined_on_pairs_that_were_never_taught(monkeypatch, seed, own_streams):
+    given = watched(monkeypatch)
+    settings = TINY | {"limit": 12, "held_out": 0.2, "seed": seed, "own_streams": own_streams}
+    sums_run(settings | {"rounds": 1, "steps": 2})
+    taught = set(both_orders(given["lessons"].tutor.pairs))
+    assert len(given["exam"]) > 20 and not taught & set(given["exam"])
+    assert set(given["lessons"].tutor.ask(2_000)) <= taught
+    assert taught | set(given["exam"]) == {f"{a}+{b}=?" for a in range(12) for b in range(12)}
+
+
+def test_an_exam_of_no_pairs_is_refused():
+    assert set(tutor_and_exam(TINY)[1]) == set(both_orders(split_pairs(4, 0.0)[0]))  # as asked for
+    with pytest.raises(ValueError, match="0.01 of 10 pairs is none"):
+        sums_run(TINY | {"held_out": 0.01})
+
+
+def test_a_long_exam_is_thinned_out():
+    whole = tutor_and_exam({"held_out": 0.2, "exam": 10_000})[1]
+    assert len(whole) > 1_900
+    for most in (100, len(whole) - 1, len(whole), len(whole) + 1):
+        asked = tutor_and_exam({"held_out": 0.2, "exam": most})[1]
+        assert most // 2 <= len(asked) <= most and set(asked) <= set(whole)
+
+
+def test_streams_of_their_own():
+    """Recorded runs draw weights, pairs and questions from one seed; new ones need not."""
+    torch.manual_seed(5)
+    of_weights = torch.rand(4).tolist()
+
+    def rand(tutor):
+        return torch.rand(4, generator=tutor.generator).tolist()
+
+    shared, own = (tutor_and_exam({"seed": 5, "own_streams": on})[0] for on in (False, True))
+    again, other = (tutor_and_exam({"seed": n, "own_streams": True})[0] for n in (5, 6))
+    assert rand(shared) == of_weights
+    first = rand(own)
+    assert first == rand(again) and first not in (of_weights, rand(other))
+    assert not torch.equal(shared.pairs, own.pairs)
+
+
+def states_given(monkeypatch, settings):
+    """Of each batch in training: whether the network was given a state to begin from."""
+    seen, real = [], VanillaRNN.forward
+
+    def forward(self, x, hidden=None):
+        if self.training:
+            seen.append(None if hidden is None else hidden.clone())
+        return real(self, x, hidden)
+
+    monkeypatch.setattr(VanillaRNN, "forward", forward)
+    sums_run(TINY | {"cell": "tanh", "rounds": 2, "steps": 5} | settings)
+    assert len(seen) == 10
+    return seen
+
+
+def test_each_start_is_what_it_says(monkeypatch):
+    assert states_given(monkeypatch, {"start": "zero"}) == [None] * 10
+
+
+def test_a_random_start_is_drawn_for_each_question(monkeypatch):
+    states = states_given(monkeypatch, {"start": "random"})
+    rows = {tuple(row) for state in states for row in state.tolist()}
+    assert len(rows) == 10 * TINY["batch_size"]
+
+
+def test_a_carried_start_is_where_the_last_question_ended(monkeypatch):
+    ends, real = [], VanillaRNN.forward
+
+    def forward(self, x, hidden=None):
+        logits, end = real(self, x, hidden)
+        if self.training:
+            ends.append(end.detach().clone())
+        return logits, end
+
+    monkeypatch.setattr(VanillaRNN, "forward", forward)
+    first, *states = states_given(monkeypatch, {"start": "carried"})
+    assert first is None and len(ends) == 10
+    assert all(torch.equal(a, b) for a, b in zip(states, ends[:-1], strict=True))
+
+
+@pytest.mark.parametrize("own_streams", [False, True])
+def test_the_weights_of_a_run_depend_on_its_seed_alone(monkeypatch, own_streams):
+    """They are those with which the studies were recorded, whatever was drawn before."""
+    given = watched(monkeypatch)
+    torch.manual_seed(99)
+    sums_run(TINY | {"cell": "tanh", "rounds": 1, "steps": 1, "own_streams": own_streams})
+    assert given["weights"][0, :3].tolist() == pytest.approx([-0.00119885, 0.08589972, -0.13179269])
 
 
 def test_exact_by_carries():

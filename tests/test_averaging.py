@@ -7,7 +7,13 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from charlm_utils.averaging import keep_mean, mean_weights, take_mean
+from charlm_utils.averaging import (
+    keep_mean,
+    mean_for_saving,
+    mean_weights,
+    take_mean,
+    walk_on,
+)
 from charlm_utils.batching import StreamBatches
 from charlm_utils.checkpoint import load_checkpoint
 from charlm_utils.models import CharLM
@@ -138,3 +144,48 @@ def test_mean_comes_back_with_the_optimizer():
     again.load_state_dict(optimizer.state_dict())
     walk(optimizer, weights, 2, seed=1), walk(again, twin, 2, seed=1)
     assert torch.equal(again.state[twin]["mean"], optimizer.state[weights]["mean"])
+
+
+def test_the_walk_is_kept_beside_the_mean_that_is_saved():
+    weights = nn.Parameter(torch.zeros(4))
+    optimizer = torch.optim.AdamW([weights], lr=0.1)
+    keep_mean(optimizer, 0.9)
+    with mean_for_saving(optimizer):  # before the first update there is no mean
+        assert optimizer.state_dict()["state"] == {}
+    last, mean = walk(optimizer, weights, 5)[-1], optimizer.state[weights]["mean"].clone()
+    with pytest.raises(KeyError), mean_for_saving(optimizer):
+        assert torch.equal(weights, mean)
+        assert torch.equal(optimizer.state[weights]["walk"], last)
+        kept = copy.deepcopy(optimizer.state_dict())
+        raise KeyError
+    assert torch.equal(weights, last) and "walk" not in optimizer.state[weights]
+    take_mean(optimizer)
+    optimizer.load_state_dict(kept)
+    walk_on(optimizer)
+    assert torch.equal(weights, last) and "walk" not in optimizer.state[weights]
+
+
+@pytest.mark.parametrize("done", [1, 2, 3])
+def test_what_is_saved_and_left_is_what_the_history_speaks_of(tmp_path, done):
+    """Also where the run was stopped, and it goes on from there as if it had not been."""
+    options = {"average": 0.8, "epochs": 3}
+    model, history, valid = new_run(tmp_path, stop_after=done, **options)
+    saved = load_checkpoint(tmp_path)[0]
+    assert evaluate(saved, valid) == evaluate(model, valid) == history.valid[-1]
+    whole, expected, _ = new_run(**options)
+    again, history, _ = new_run(tmp_path, resume=True, **options)
+    assert history.train == expected.train and history.valid == expected.valid
+    assert torch.equal(again.head.weight, whole.head.weight)
+
+
+def test_a_finished_run_with_a_mean_goes_on_from_its_walk(tmp_path):
+    new_run(tmp_path, average=0.8, epochs=1)
+    options = {"resume": True, "change_epochs": True}
+    model, history, _ = new_run(tmp_path, average=0.8, epochs=3, **options)
+    whole, expected, _ = new_run(average=0.8, epochs=3, warmup_steps=0)
+    plain = new_run(tmp_path / "plain", average=0.8, epochs=1, warmup_steps=0)
+    assert len(history.valid) == 3 and plain[1].valid == expected.valid[:1]
+    more = {"epochs": 3, "warmup_steps": 0, **options}
+    again, history, _ = new_run(tmp_path / "plain", average=0.8, **more)
+    assert history.valid == expected.valid  # the schedule is constant: no seam
+    assert torch.equal(again.head.weight, whole.head.weight) and model is not whole

@@ -12,7 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from charlm_utils.baselines import FALLBACK_DISCOUNTS, NGram, compressor_loss, floors
+from charlm_utils.baselines import (
+    FALLBACK_DISCOUNTS,
+    SHORTEST,
+    NGram,
+    compressor_loss,
+    extra_bytes,
+    floors,
+)
 from charlm_utils.batching import split_text
 from charlm_utils.corpora import letters_only, load_corpus
 from charlm_utils.vocab import CharVocab
@@ -342,7 +349,7 @@ def test_compressors_find_a_repetition_cheap_and_noise_dear():
 
 
 def test_floors_are_the_losses_of_one_split():
-    train, held_out = PROSE[:1800], PROSE[1800:] + "z"
+    train, held_out = words(1, 400), words(2, 60) + "z"
     rows = floors(train, held_out, max_context=3)
     names = [f"{n}-gram, Kneser-Ney" for n in (2, 3, 4)]
     assert list(rows) == ["uniform", "unigram", *names, "bz2", "xz"]
@@ -359,9 +366,48 @@ def test_floors_are_the_losses_of_one_split():
 
 
 def test_floors_of_tiny_texts():
-    assert list(floors("a", "b")) == ["uniform", "unigram", "bz2", "xz"]
+    assert list(floors("a", "b")) == ["uniform", "unigram"]
     assert "3-gram, Kneser-Ney" in floors("abc", "d")
     assert all(math.isfinite(loss) for loss in floors("aaaa", "ab").values())
+
+
+REPEATED = {
+    "lines": "salt and pepper, oil.\n" * 200,
+    "one character": "a" * 5000,
+    "one letter and line ends": "a\n" * 3000,
+    "blocks": words(3, 300) * 30,
+    "a rhyme": "ab" * 40 + "\n",
+}
+
+
+@pytest.mark.parametrize("name", REPEATED)
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.99])
+def test_no_floor_is_below_zero(name, share):
+    """A difference of compressed sizes may be; as a perplexity it would be below 1."""
+    text = REPEATED[name]
+    train, held_out = split_text(text, (share, 1 - share))
+    rows = floors(train, held_out)
+    assert all(math.copysign(1, loss) == 1 and math.isfinite(loss) for loss in rows.values()), rows
+    for compressor in ("bz2", "xz"):
+        assert compressor_loss(train, held_out, compressor) >= 0
+        size = extra_bytes(train, held_out, compressor)
+        assert (compressor in rows) == (size >= SHORTEST)
+
+
+def test_the_difference_of_sizes_can_be_negative():
+    """Or the bound above would bound nothing."""
+    found = set()
+    for name, text in REPEATED.items():
+        for share in (0.5, 0.9, 0.99):
+            train, _ = split_text(text, (share, 1 - share))
+            if len(bz2.compress(text.encode(), 9)) < len(bz2.compress(train.encode(), 9)):
+                found.add(name)
+    assert "lines" in found
+
+
+def test_a_sure_thing_costs_nothing():
+    rows = floors("a" * 90, "a" * 10)
+    assert all(str(loss) == "0.0" for loss in rows.values()) and len(rows) == 8
 
 
 @pytest.mark.parametrize(("train", "held_out"), [("", "abc"), ("abc", ""), ("", "")])

@@ -1,5 +1,6 @@
 """Batches: every target once, inputs and targets aligned, streams that go on."""
 
+import math
 import random
 
 import pytest
@@ -11,6 +12,7 @@ from charlm_utils.batching import (
     ShuffledBatches,
     StreamBatches,
     context_windows,
+    evaluation_batches,
     split_text,
 )
 
@@ -38,12 +40,43 @@ def test_parts_are_the_text_in_order():
         assert all(abs(len(p) - f * len(text)) <= 1 for p, f in zip(parts, fractions, strict=True))
 
 
+@pytest.mark.parametrize("parts", [2, 3, 6, 7, 9, 11, 13])
+def test_equal_parts_of_a_whole_number_are_equal(parts):
+    for size in (1, 2, 5, 100, 12_345):
+        cut = split_text("x" * (size * parts), (1 / parts,) * parts)
+        assert [len(part) for part in cut] == [size] * parts
+
+
+def test_cuts_are_those_of_exact_arithmetic():
+    """Hundredths as they are meant, in two parts and in three, at every length."""
+    for share in range(1, 100):
+        for n in [*range(100, 400), 178_979, 600_893, 1_115_394]:
+            fractions = (share / 100, 1 - share / 100)
+            assert len(split_text("x" * n, fractions)[0]) == n * share // 100
+    for n in range(100, 3000, 7):
+        sizes = [len(part) for part in split_text("x" * n, (0.72, 0.08, 0.2))]
+        cuts = [n * 72 // 100, n * 80 // 100]
+        assert sizes == [cuts[0], cuts[1] - cuts[0], n - cuts[1]]
+
+
+def test_the_books_cuts_are_where_they_were():
+    """Every text and every share that the book uses, as it was cut before thirds were."""
+    for n in [*range(20, 3000), 178_979, 337_430, 465_046, 518_808, 600_893, 1_115_394]:
+        for fractions in ((0.9, 0.1), (0.8, 0.2), (0.8, 1 - 0.8), (0.9, 1 - 0.9)):
+            assert len(split_text("x" * n, fractions)[0]) == int(n * fractions[0])
+    lesson = 493_747.5 / 600_893
+    assert len(split_text("x" * 600_893, (lesson, 1 - lesson))[0]) == 493_747
+
+
 def test_three_tenths_do_not_lose_a_character_to_rounding():
     assert [len(p) for p in split_text("x" * 10, (0.7, 0.1, 0.2))] == [7, 1, 2]
     assert [len(p) for p in split_text("x" * 1000, (0.1,) * 10)] == [100] * 10
 
 
-@pytest.mark.parametrize("fractions", [(0.9, 0.2), (0.5, 0.4), (1.1, -0.1), (1.0, 0.0), ()])
+@pytest.mark.parametrize(
+    "fractions",
+    [(0.9, 0.2), (0.5, 0.4), (1.1, -0.1), (1.0, 0.0), (), (math.nan, 0.5), (math.inf, 1)],
+)
 def test_fractions_that_are_none(fractions):
     with pytest.raises(ValueError, match="add up to 1"):
         split_text("x" * 100, fractions)
@@ -131,6 +164,40 @@ def test_iterating_twice_gives_the_same():
 def test_sizes_below_one(batch_size, seq_len):
     with pytest.raises(ValueError, match=f"100 .*{batch_size}.*{seq_len}"):
         StreamBatches(torch.arange(100), batch_size, seq_len)
+
+
+@pytest.mark.parametrize(
+    ("n", "batch_size", "help"),
+    [(10, 64, "batch_size may be 9 at most"), (2, 5, "may be 1 at most"), (1, 1, "at least 2")],
+)
+def test_a_text_too_short_is_told_what_would_help(n, batch_size, help):
+    with pytest.raises(ValueError, match=help):
+        StreamBatches(torch.arange(n), batch_size, 8)
+    if n > 1:
+        assert StreamBatches(torch.arange(n), n - 1, 8).targets == n - 1  # and it does
+
+
+# ---- evaluation -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("n", [2, 3, 20, 65, 128, 129, 200, 1000, 2048])
+def test_a_short_text_is_scored_in_fewer_streams(n):
+    batches = evaluation_batches(torch.arange(n))
+    targets = torch.cat([y.flatten() for _, y in batches])
+    assert sorted(targets[targets != IGNORE].tolist()) == list(range(1, n))
+    assert batches.batch_size == max(1, (n - 1) // 64) and batches.seq_len == 256
+
+
+@pytest.mark.parametrize("n", [2049, 5000, 120_180])
+def test_a_text_of_the_book_is_scored_in_the_books_grid(n):
+    batches, grid = evaluation_batches(torch.arange(n)), StreamBatches(torch.arange(n), 32, 256)
+    assert torch.equal(batches.grid, grid.grid) and batches.seq_len == grid.seq_len
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_no_target_no_score(n):
+    with pytest.raises(ValueError, match=f"{n} characters are too few to be scored"):
+        evaluation_batches(torch.arange(n))
 
 
 # ---- windows ----------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from book_reader import NOTEBOOKS, ROOT, number, walk
 # a module imports only from modules above it
 ORDER = (
     "known_corpora",
+    "download",
     "corpora",
     "vocab",
     "batching",
@@ -20,6 +21,7 @@ ORDER = (
     "models",
     "schedules",
     "averaging",
+    "saves",
     "checkpoint",
     "resume",
     "steps",
@@ -35,13 +37,16 @@ ORDER = (
     "exercises_late",
     "experiments",
     "sweeps",
-    "sweeps_recipes",
     "sweeps_deep",
+    "sweeps_recipes",
     "sweeps_lab",
     "sweeps_sums",
     "studies",
     "options",
+    "terminal",
+    "made",
     "cli",
+    "__main__",
 )
 # written out in these chapters, living once more in the package
 PROMOTED = {

@@ -1,5 +1,7 @@
 """The cells written by hand are torch's, value for value and gradient for gradient."""
 
+import warnings
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -127,6 +129,32 @@ def test_recurrent_dropout_leaves_the_first_step_alone():
     assert not torch.allclose(out[:, 1], their_out[:, 1])
 
 
+def cudnn_warns(monkeypatch, message):
+    """`torch.lstm` with a warning, as cuDNN gives one at each call."""
+    real = torch.lstm
+
+    def warns(*args):
+        warnings.warn(message, stacklevel=1)
+        return real(*args)
+
+    monkeypatch.setattr(torch, "lstm", warns)
+
+
+def test_no_warning_that_dropped_weights_do_not_lie_together(monkeypatch):
+    """Warnings are errors here, as they are in the notebooks' tests."""
+    ours, _ = twins(2, recurrent=0.5)
+    x = torch.randn(B, T, E, dtype=torch.float64)
+    torch.manual_seed(0)
+    expected = ours.train()(x)[0]
+    words = "contiguous chunk of memory. This means they need to be compacted at every call"
+    cudnn_warns(monkeypatch, f"RNN module weights are not part of single {words}, possibly …")
+    torch.manual_seed(0)
+    assert torch.equal(ours(x)[0], expected)
+    cudnn_warns(monkeypatch, "something else")
+    with pytest.raises(UserWarning, match="something else"):
+        ours(x)
+
+
 def test_it_is_saved_as_an_lstm():
     assert core_name(DropoutLSTM(E, H, 2, between=0.3)) == "lstm"
 
@@ -145,3 +173,22 @@ def test_ensemble_is_the_mean_of_probabilities():
     first, states = together(x[:, :3])
     second, _ = together(x[:, 3:], states)
     same(torch.cat([first, second], dim=1), log_probs, atol=1e-5)
+
+
+def test_ensemble_does_not_underflow():
+    """Where every model gives a character less than float32 can hold, its logarithm is finite."""
+    torch.manual_seed(0)
+    models = [CharLM(11, E, nn.GRU(E, H, batch_first=True)).eval() for _ in range(3)]
+    for model in models:
+        model.head.weight.data.mul_(2_000)
+    x = torch.randint(11, (B, T))
+    log_probs, _ = Ensemble(models)(x)
+    each = torch.stack([model(x)[0].double().log_softmax(dim=-1) for model in models])
+    assert each.max(dim=0).values.min() < -200  # exp of it is 0 in float32
+    torch.testing.assert_close(
+        log_probs.double(), each.logsumexp(dim=0) - torch.tensor(3.0).double().log()
+    )
+    alone, _ = Ensemble(models[:1])(x)
+    torch.testing.assert_close(alone.double(), each[0])
+    with pytest.raises(ValueError, match="0 models"):
+        Ensemble([])

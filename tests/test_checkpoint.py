@@ -1,12 +1,13 @@
 """Checkpoints: whole, readable anywhere, refused by file and field, never half overwritten."""
 
-import errno
 import json
+import os
+import shutil
 from dataclasses import asdict
-from pathlib import Path
 
 import pytest
 import torch
+from book_reader import tool
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -15,9 +16,11 @@ from charlm_utils.checkpoint import (
     History,
     has_checkpoint,
     load_checkpoint,
+    load_history,
+    load_made,
     save_checkpoint,
 )
-from charlm_utils.models import CharLM, core_options, make_core
+from charlm_utils.models import CharLM, DropoutLSTM, ReLUGRU, core_options, make_core
 from charlm_utils.vocab import CharVocab
 
 VOCAB = CharVocab.from_text('\0\n\r\t ab"\\é🙂\u2028')
@@ -171,6 +174,7 @@ def change(folder, **fields):
         if value is None:
             del inner[name]
     path.write_text(json.dumps(config), encoding="utf-8")
+    tool("soak").resign(folder)  # else it is only "damaged"
     return str(path)
 
 
@@ -256,11 +260,17 @@ def test_tensors_that_do_not_fit_are_named(folder, change_tensors):
         ({"valid": None}, "valid"),
         ({"interrupted": "no"}, "interrupted"),
         ({"losses": [1]}, "losses"),
+        ({"losses": None}, "losses"),
+        ({"train": [1.5, None]}, "train"),
+        ({"valid": [1.5, float("nan")]}, "valid"),
+        ({"seconds": [True, 1.0]}, "seconds"),
+        ({"characters": [1.5, 2.5]}, "characters"),
     ],
 )
 def test_foreign_history_names_the_field(folder, fields, name):
     path = folder / "history.json"
     path.write_text(json.dumps(asdict(HISTORY) | fields), encoding="utf-8")
+    tool("soak").resign(folder)
     refused(folder, str(path), name)
     path.write_text("{}", encoding="utf-8")
     refused(folder, str(path))
@@ -269,31 +279,34 @@ def test_foreign_history_names_the_field(folder, fields, name):
 # ---- saves that fail --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("at", [0, 1, 2])
-def test_full_disk_leaves_the_old_checkpoint_untouched(folder, monkeypatch, at):
-    before, plain, calls = contents(folder), Path.write_bytes, []
+@pytest.mark.parametrize("stop", ["disk full", "Ctrl-C", "killed"])
+def test_a_save_is_one_step(folder, tmp_path, stop):
+    """Stopped at each call that touches the disk it leaves the old checkpoint or the new one."""
+    soak, other = tool("soak"), new_model("lstm", seed=1)
+    save_checkpoint(tmp_path / "new", other, VOCAB, History())
+    old, new, seen = soak.content(folder), soak.content(tmp_path / "new"), []
+    for at in range(99):
+        here = shutil.copytree(folder, tmp_path / f"{at}")
+        with soak.Points(at, soak.STOPS[stop]()) as points:
+            try:
+                save_checkpoint(here, other, VOCAB, History())
+            except (OSError, KeyboardInterrupt, soak.Killed):
+                pass
+        if points.count <= at:
+            break
+        seen.append(soak.content(here))
+        assert seen[-1] in (old, new)
+        save_checkpoint(here, other, VOCAB, HISTORY)  # nothing stands in the way of the next
+        assert load_checkpoint(here)[2] == HISTORY and sorted(os.listdir(here)) == FILES
+    switch = seen.index(new)
+    assert seen == [old] * switch + [new] * (at - switch) and 10 < switch < at < 99
 
-    def full(self, data):
-        calls.append(self)
-        if len(calls) - 1 == at:
-            plain(self, data[: len(data) // 2])
-            raise OSError(errno.ENOSPC, "No space left on device", str(self))
-        return plain(self, data)
 
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(OSError, match="No space left"):
-        save_checkpoint(folder, new_model("lstm", seed=1), VOCAB, History())
-    assert len(calls) == at + 1 and contents(folder) == before
-
-
-def test_ctrl_c_while_saving_leaves_the_old_checkpoint_untouched(folder, monkeypatch):
-    before = contents(folder)
-
-    def interrupt(self, data):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Path, "write_bytes", interrupt)
-    with pytest.raises(KeyboardInterrupt):
+@pytest.mark.parametrize("stop", ["disk full", "Ctrl-C"])
+def test_a_save_that_fails_leaves_nothing_behind(folder, stop):
+    soak, before = tool("soak"), contents(folder)
+    error = soak.STOPS[stop]()
+    with soak.Points(6, error), pytest.raises(type(error)):
         save_checkpoint(folder, new_model("lstm", seed=1), VOCAB, History())
     assert contents(folder) == before
 
@@ -315,3 +328,181 @@ def test_a_file_where_the_folder_should_be(tmp_path):
     with pytest.raises(FileExistsError):
         save_checkpoint(tmp_path / "out", new_model(), VOCAB, HISTORY)
     assert (tmp_path / "out").read_text() == "mine"
+
+
+# ---- what a model is --------------------------------------------------------------------------
+
+
+def same_function(loaded, model):
+    x = torch.arange(len(VOCAB))[None]
+    return torch.equal(loaded(x)[0], model.eval()(x)[0])
+
+
+@pytest.mark.parametrize(
+    "core",
+    [
+        nn.RNN(5, 8, 2, batch_first=True, nonlinearity="relu", bias=False),
+        nn.RNN(5, 8, batch_first=True, nonlinearity="relu"),
+        nn.GRU(5, 8, batch_first=True, bias=False),
+        nn.LSTM(5, 8, 2, batch_first=True, bias=False),
+        ReLUGRU(5, 8, batch_first=True, bias=False),
+        DropoutLSTM(5, 8, 2, input_dropout=0.1, between=0.2, recurrent=0.3),
+    ],
+    ids=lambda core: type(core).__name__,
+)
+def test_options_that_change_the_function_come_back(tmp_path, core):
+    model = CharLM(len(VOCAB), 5, core)
+    save_checkpoint(tmp_path, model, VOCAB, HISTORY)
+    loaded = load_checkpoint(tmp_path)[0]
+    assert same_function(loaded, model) and type(loaded.core) is type(core)
+    for name in ("nonlinearity", "mode", "bias", "input_dropout", "between", "recurrent"):
+        assert getattr(loaded.core, name, None) == getattr(core, name, None)
+
+
+class Numb(nn.Embedding):
+    def forward(self, x):
+        return super().forward(x) * 0
+
+
+def whole_numbers():
+    head = nn.Linear(8, len(VOCAB))
+    head.bias = nn.Parameter(torch.zeros(len(VOCAB), dtype=torch.int64), requires_grad=False)
+    return head
+
+
+def odd_model(core=None, embedding=None, head=None):
+    model = CharLM(len(VOCAB), 5, core or nn.GRU(5, 8, batch_first=True))
+    model.embedding, model.head = embedding or model.embedding, head or model.head
+    return model
+
+
+@pytest.mark.parametrize(
+    ("model", "word"),
+    [
+        (odd_model(nn.GRU(5, 8)), "batch_first"),
+        (odd_model(nn.GRU(5, 8, batch_first=True, bidirectional=True)), "bidirectional"),
+        (odd_model(nn.LSTM(5, 8, batch_first=True, proj_size=3)), "proj_size"),
+        (odd_model(embedding=nn.Embedding(len(VOCAB), 5, max_norm=0.1)), "embedding"),
+        (odd_model(embedding=Numb(len(VOCAB), 5)), "embedding"),
+        (odd_model(head=nn.Linear(8, len(VOCAB), bias=False)), "head.bias"),
+        (odd_model(head=nn.Sequential(nn.Linear(8, len(VOCAB)), nn.Tanh())), "head"),
+        (odd_model(head=nn.Linear(8, len(VOCAB) + 1)), "head"),
+        (odd_model(head=whole_numbers()), "int64"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_could_not_be_built_again_is_refused(folder, model, word):
+    before = contents(folder)
+    with pytest.raises(ValueError, match=word):
+        save_checkpoint(folder, model, VOCAB, HISTORY)
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+def test_weights_that_are_no_numbers_are_neither_saved_nor_loaded(folder, bad):
+    model, path = new_model(), folder / "model.safetensors"
+    model.head.bias.data[3] = bad
+    with pytest.raises(CheckpointError, match="head.bias .* not finite"):
+        save_checkpoint(folder, model, VOCAB, HISTORY)
+    tensors = load_file(path)
+    save_file({name: tensor.clone() for name, tensor in model.state_dict().items()}, path)
+    tool("soak").resign(folder)
+    refused(folder, str(path), "head.bias", "not finite")
+    for dtype in (torch.int64, torch.bool, torch.complex64):
+        save_file(tensors | {"head.bias": tensors["head.bias"].to(dtype)}, path)
+        tool("soak").resign(folder)
+        refused(folder, str(path), "head.bias")
+
+
+def test_float64_stays_float64(tmp_path):
+    model = new_model().double()
+    save_checkpoint(tmp_path, model, VOCAB, HISTORY)
+    loaded = load_checkpoint(tmp_path)[0]
+    assert loaded.head.weight.dtype == torch.float64 and same_function(loaded, model)
+
+
+@pytest.mark.parametrize(("value", "fits"), [(65504, True), (-65504, True), (70000, False)])
+def test_sixteen_bits_hold_it_or_it_is_refused(folder, value, fits):
+    model, before = new_model(), contents(folder)
+    model.head.weight.data[1, 2] = value
+    if fits:
+        save_checkpoint(folder, model, VOCAB, HISTORY, half=True)
+        assert load_checkpoint(folder)[0].head.weight[1, 2] == value
+        return
+    with pytest.raises(CheckpointError, match="head.weight holds ±70000"):
+        save_checkpoint(folder, model, VOCAB, HISTORY, half=True)
+    assert contents(folder) == before
+
+
+@pytest.mark.parametrize("size", [10**5, 10**9, 10**30])
+@pytest.mark.parametrize("name", ["vocab_size", "embedding_dim", "hidden_size", "num_layers"])
+def test_absurd_sizes_are_refused_before_anything_is_allocated(folder, name, size):
+    """10^5 units would be 120 GB; the file says that there are 8."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    vocab = None if name == "vocab_size" else VOCAB.itos
+    config |= {"vocab": vocab, "model": config["model"] | {name: size}}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    tool("soak").resign(folder)
+    refused(folder, str(folder))
+
+
+# ---- how it was made; checksums; older checkpoints ---------------------------------------------
+
+
+def test_how_a_model_was_made_comes_back(folder):
+    assert load_made(folder) == {}
+    made = {"text": "é", "lower": True, "cut": 0.9, "lr": 0.002, "betas": [0.9, 0.99], "x": None}
+    save_checkpoint(folder, new_model(), VOCAB, HISTORY, made=made)
+    assert load_made(folder) == made and load_checkpoint(folder)[2] == HISTORY
+    with pytest.raises((TypeError, ValueError)):
+        save_checkpoint(folder, new_model(), VOCAB, HISTORY, made={"x": {1, 2}})
+    with pytest.raises((TypeError, ValueError)):
+        save_checkpoint(folder, new_model(), VOCAB, HISTORY, made={"x": float("nan")})
+    assert load_made(folder) == made
+
+
+def unsigned(folder):
+    """As an earlier version left it."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    del config["sha256"]
+    path.write_text(json.dumps(config), encoding="utf-8")
+
+
+def test_checkpoints_without_checksums_load(folder):
+    before = tool("soak").content(folder)
+    unsigned(folder)
+    assert tool("soak").content(folder) == before and load_history(folder) == HISTORY
+    for name in ("gru-nietzsche", "gru-sums"):
+        assert len(load_checkpoint(name)[2].train) > 0
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("byte", [0.2, 0.5, 0.97])
+def test_one_changed_bit_is_noticed(folder, name, byte):
+    path = folder / name
+    data = bytearray(path.read_bytes())
+    data[int(len(data) * byte)] ^= 1
+    path.write_bytes(data)
+    refused(folder, str(path))
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_of_another_checkpoint_is_noticed(folder, tmp_path, name):
+    save_checkpoint(tmp_path / "other", new_model(seed=1), VOCAB, History([1.0], [1.0], [1.0], [9]))
+    shutil.copy(tmp_path / "other" / name, folder / name)
+    named = str(folder / name) if name != "config.json" else "same save"
+    refused(folder, named, "config.json")
+
+
+def test_a_history_that_was_edited_is_noticed(folder):
+    path = folder / "history.json"
+    path.write_text(path.read_text(encoding="utf-8").replace("1.25", "1.05"), encoding="utf-8")
+    with pytest.raises(CheckpointError, match="history.json: damaged"):
+        load_history(folder)
+
+
+def test_checksums_under_another_name_are_no_old_checkpoint(folder):
+    path = folder / "config.json"
+    path.write_text(path.read_text(encoding="utf-8").replace('"sha256"', '"sha255"'), "utf-8")
+    refused(folder, str(path), "sha255")

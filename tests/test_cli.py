@@ -219,7 +219,7 @@ def test_a_notebooks_stdout_will_do(trained, monkeypatch):
     ("data", "words"),
     [
         (None, "no file"),
-        (b"", "0 characters"),
+        (b"", "is empty"),
         (b"x", "1 characters"),
         (b"caf\xe9", "offset 3"),
         ("folder", "is a folder"),
@@ -240,19 +240,34 @@ def test_texts_that_are_none(trained, tmp_path, capsys, command, data, words):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--batch-size", "9999"], "batch_size 9999"),
-        (["--batch-size", "0"], "batch_size 0"),
-        (["--seq-len", "-1"], "seq_len -1"),
-        (["--epochs", "0"], "epochs must be at least 1"),
+        (["--batch-size", "9999"], "--batch-size 9999; it can be 3,896 at most"),
+        (["--batch-size", "0"], "--batch-size must be at least 1"),
+        (["--seq-len", "-1"], "--seq-len must be at least 1"),
+        (["--epochs", "0"], "--epochs must be at least 1"),
         (["--lr", "nan"], "nan"),
         (["--clip", "-1"], "-1"),
         (["--dropout", "1"], "dropout"),
         (["--dropout", "-0.1"], "dropout"),
-        (["--num-layers", "0"], "num_layers"),
-        (["--hidden-size", "0"], "hidden_size"),
-        (["--betas", "1.5", "0.9"], "beta"),
-        (["--weight-decay", "-1"], "weight_decay"),
+        (["--num-layers", "0"], "--num-layers must be at least 1"),
+        (["--hidden-size", "0"], "--hidden-size must be at least 1"),
+        (["--embedding-dim", "-3"], "--embedding-dim must be at least 1"),
+        (["--betas", "1.5", "0.9"], "--betas must be two of at least 0 and below 1, not 1.5 0.9"),
+        (["--weight-decay", "-1"], "--weight-decay"),
+        (["--weight-decay", "inf"], "--weight-decay"),
+        (["--warmup-steps", "-1"], "--warmup-steps must be at least 0"),
+        (["--clip", "nan"], "--clip must be above 0, or 0 for none, not nan"),
+        (["--seed", str(2**64)], "--seed must be between"),
+        (["--seed", str(-(10**30))], "--seed must be between"),
+        (["--epochs", str(10**20)], "at most 1,000,000, not 1000"),
+        (["--hidden-size", "999999"], "parameters takes"),
+        (["--hidden-size", "4000000"], "at most 1,000,000"),
+        (["--embedding-dim", "1000000", "--hidden-size", "500000"], "GiB"),
+        (["--train-share", "1"], "--train-share must be above 0 and below 1, not 1.0"),
+        (["--init-from", "nowhere"], "nowhere/config.json: no such file"),
+        (["--resume"], "holds no checkpoint to go on from; without --resume one begins"),
         (["--device", "gpu"], "no device"),
+        (["--device", "meta"], "'meta' is no device"),
+        (["--device", "xpu"], "'xpu' is no device"),
     ],
     ids=lambda value: "_".join(value) if isinstance(value, list) else "",
 )
@@ -264,17 +279,22 @@ def test_settings_that_make_no_sense(text_file, tmp_path, capsys, options, words
 def test_short_text_says_how_short(tmp_path, capsys):
     path = tmp_path / "short.txt"
     path.write_text("abc" * 60)
-    assert "19 characters are too few for batch_size 32" in refused(capsys, "train", path, *SMALL)
+    message = refused(capsys, "train", path, *SMALL, "--batch-size", "162")
+    assert "162 characters to train on are too few for --batch-size 162; it can be 161" in message
+    said(capsys, "train", path, *SMALL, "--batch-size", "161", "--out", tmp_path / "out")
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--temperature", "0"], "greedy=True"),
+        (["--temperature", "0"], "--greedy"),
         (["--temperature", "nan"], "not nan"),
         (["--temperature", "-1"], "not -1"),
-        (["--top-k", "0"], "top_k must be at least 1"),
+        (["--top-k", "0"], "--top-k must be at least 1"),
         (["--length", "-1"], "not -1"),
+        (["--length", str(10**20)], "--length must be at least 0 and at most 10,000,000"),
+        (["--seed", str(2**64)], "--seed must be between"),
+        (["--device", "meta"], "'meta' is no device"),
         (["--prompt", "aß€"], "'€' (U+20AC) at position 2"),
         (["--device", "gpu"], "no device"),
     ],
@@ -282,12 +302,6 @@ def test_short_text_says_how_short(tmp_path, capsys):
 )
 def test_samples_that_can_not_be(trained, capsys, options, words):
     assert words in refused(capsys, "sample", trained / "model", *options)
-
-
-def test_eval_names_the_character_the_model_lacks(trained, tmp_path, capsys, text):
-    path = tmp_path / "other.txt"
-    path.write_text(text[:-3] + "Ω..", encoding="utf-8")
-    assert "'Ω' (U+03A9)" in refused(capsys, "eval", trained / "model", path)
 
 
 def test_folders_that_are_no_checkpoint(trained, tmp_path, capsys):
@@ -313,7 +327,9 @@ def test_another_text_does_not_resume(trained, tmp_path, text, capsys):
     path = tmp_path / "own.txt"
     path.write_text(text.replace("a", "q"), encoding="utf-8")  # as long, as many characters
     again = ["train", path, "--out", trained / "model", *SMALL, "--resume"]
-    assert "config.json: vocab was" in refused(capsys, *again)
+    message = refused(capsys, *again)
+    assert f"was trained on {trained / 'own.txt'} (" in message and f"not on {path} (" in message
+    assert message.count("SHA-256") == 2 and "--init-from" in message
 
 
 def test_out_that_is_a_file(text_file, tmp_path, capsys):
@@ -340,9 +356,33 @@ def test_diverging_is_an_error_and_keeps_the_checkpoint(text_file, tmp_path, cap
     folder = tmp_path / "out"
     wild = [*SMALL, "--lr", "1e36", "--clip", "0", "--warmup-steps", "0", "--core", "rnn"]
     message = refused(capsys, "train", text_file, "--out", folder, *wild)
-    assert "step" in message and str(folder) in message
-    model, _, _ = load_checkpoint(folder)
-    assert all(p.isfinite().all() for p in model.parameters())
+    assert "step" in message and "nothing was saved" in message and "lower --lr" in message
+    assert "no checkpoint to go on from" in refused(
+        capsys, "train", text_file, "--out", folder, *wild, "--resume"
+    )
+    assert "holds no trained model" in refused(capsys, "sample", folder)
+    assert "validation" in said(capsys, "train", text_file, "--out", folder, *SMALL)  # a lower one
+
+
+def test_diverging_later_keeps_the_checkpoint_and_names_a_way_on(
+    text_file, tmp_path, capsys, monkeypatch
+):
+    folder, plain, calls = tmp_path / "a folder", training.train_step, []
+
+    def spoilt(*args, **options):
+        calls.append(1)
+        if len(calls) == 40:  # in the second epoch of 28 updates
+            raise training.TrainingDiverged("the loss is nan")
+        return plain(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "train_step", spoilt)
+        message = refused(capsys, "train", text_file, "--out", folder, *SMALL)
+    assert f"the last good checkpoint is in {folder}; " in message
+    assert f"--init-from '{folder}' --out ANOTHER" in message
+    assert len(load_checkpoint(folder)[2].valid) == 1
+    on = ["--init-from", folder, "--out", tmp_path / "another", *SMALL, "--lr", "0.001"]
+    assert "validation" in said(capsys, "train", text_file, *on)
 
 
 def test_a_huge_loss_still_prints(text_file, tmp_path, capsys, monkeypatch):
@@ -409,8 +449,6 @@ def test_lower_case_and_the_share_to_train_on(text_file, tmp_path, capsys, text)
     lower = text.upper().lower()
     assert vocab.itos == sorted(set(lower))
     assert f"{len(split_text(lower, (0.75, 0.25))[0]):,} characters to train on" in out
-    bad = ["train", text_file, "--train-share", "1", "--out", tmp_path / "no", *SMALL]
-    assert "between 0 and 1, not 1.0" in refused(capsys, *bad)
 
 
 def test_pack_halves_a_model(trained, tmp_path, capsys):

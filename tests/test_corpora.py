@@ -1,23 +1,31 @@
 """Corpora: what is read, what is refused, and what a machine without a network is told."""
 
+import contextlib
 import errno
 import hashlib
+import importlib
 import os
 import re
+import shutil
 import socket
+import subprocess
+import sys
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from urllib.error import URLError
 
-import fastdownload
 import pytest
 
-from charlm_utils import corpora
+from charlm_utils import corpora, download
 from charlm_utils.corpora import CorpusUnavailable, load_corpus
 from charlm_utils.known_corpora import KNOWN, Known
 
+ROOT = Path(corpora.__file__).parents[1]
+with contextlib.ExitStack() as stack:
+    sys.path.insert(0, str(ROOT / "book" / "tools"))
+    stack.callback(sys.path.remove, str(ROOT / "book" / "tools"))
+    servers = importlib.import_module("soak_servers")
 DATA = os.environ.get("CHARLM_DATA")  # before the fixture takes it away
 TINY = "Ein kleiner Text – with é and 🙂.\n" * 40
 
@@ -33,12 +41,12 @@ def known(data, urls=NOWHERE, **options):
 
 
 @pytest.fixture
-def tiny(monkeypatch):
+def tiny(monkeypatch, clean):
     """Make `tiny` a known corpus with these addresses; returns the cache's path of it."""
 
     def register(*urls, **options):
         monkeypatch.setitem(KNOWN, "tiny", known(TINY.encode(), urls or NOWHERE, **options))
-        return corpora.cache_folder() / "tiny.txt"
+        return clean / ".fastdownload" / "archive" / "tiny.txt"
 
     return register
 
@@ -115,6 +123,92 @@ def test_folder_and_missing_file_are_named(tmp_path):
         load_corpus(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"no such\.txt is no file.*nietzsche.*python-docs"):
         load_corpus(tmp_path / "no such.txt")
+
+
+@pytest.mark.parametrize("data", [b"", b"\xef\xbb\xbf"], ids=["empty", "mark alone"])
+def test_an_empty_file_is_named(tmp_path, data):
+    (tmp_path / "none.txt").write_bytes(data)
+    with pytest.raises(ValueError, match=r"none\.txt is empty"):
+        load_corpus(tmp_path / "none.txt")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="no /dev/zero here")
+@pytest.mark.parametrize("path", ["/dev/zero", "/dev/null", "/dev/full"])
+def test_a_device_is_no_text(path):
+    with pytest.raises(ValueError, match=f"{path} is a device"):
+        load_corpus(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_is_read_to_its_end(tmp_path):
+    """`charlm train <(zcat text.gz)`"""
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=(tmp_path / "pipe").write_text, args=(TINY, "utf-8"))
+    writer.start()
+    assert load_corpus(tmp_path / "pipe").text == TINY
+    writer.join()
+
+
+# ---- UTF-16 -----------------------------------------------------------------------------------
+
+WIDE = ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"]
+SAMPLES = {"prose": TINY, "letters": "ab" * 3, "Greek": "Ελληνικό κείμενο, 3 λέξεις.\n" * 9}
+
+
+def marked(text, encoding):
+    """`text` with a byte-order mark in front, whatever the encoding's name says."""
+    return ("\ufeff" + text).encode(encoding if encoding[-2:] in ("le", "be") else f"{encoding}-le")
+
+
+@pytest.mark.parametrize("encoding", WIDE)
+@pytest.mark.parametrize("sample", SAMPLES)
+def test_utf16_is_known_by_its_mark_and_the_cure_works(tmp_path, encoding, sample):
+    (tmp_path / "it's old.txt").write_bytes(marked(SAMPLES[sample], encoding))
+    check_cure(tmp_path, encoding[:6].upper(), SAMPLES[sample])
+
+
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("sample", ["prose", "letters"])
+def test_utf16_without_a_mark_is_known_by_its_zeros_and_the_cure_works(tmp_path, encoding, sample):
+    (tmp_path / "it's old.txt").write_bytes(SAMPLES[sample].encode(encoding))
+    check_cure(tmp_path, "UTF-16", SAMPLES[sample])
+
+
+def check_cure(folder, name, text):
+    """The file is refused as `name`, and the line that the message gives makes it readable."""
+    path = folder / "it's old.txt"
+    with pytest.raises(ValueError, match=f"old.txt is {name}, not UTF-8") as caught:
+        load_corpus(path)
+    message = str(caught.value)
+    assert "\n" not in message and "'" + str(path).replace("'", "''") + "' | Set-Content" in message
+    line = re.search(r"iconv .* > new\.txt", message)[0]
+    if shutil.which("iconv"):
+        subprocess.run(line, shell=True, cwd=folder, check=True)
+        assert load_corpus(folder / "new.txt").text == text
+
+
+def test_powershell_is_told_the_right_name(tmp_path):
+    names = {"utf-16-le": "Unicode", "utf-16-be": "BigEndianUnicode"}
+    for encoding, name in names.items():
+        for data in (marked(TINY, encoding), TINY.encode(encoding)):
+            (tmp_path / "old.txt").write_bytes(data)
+            with pytest.raises(ValueError, match=f"Get-Content -Raw -Encoding {name} "):
+                load_corpus(tmp_path / "old.txt")
+
+
+def test_utf16_read_as_latin1_is_not_accepted(tmp_path):
+    """Every second character would be U+0000: what the wrong cure makes of a UTF-16 file."""
+    for encoding in ("utf-16", "utf-16-be"):
+        wrong = TINY.encode(encoding).decode("latin-1").encode("utf-8")
+        (tmp_path / "new.txt").write_bytes(wrong)
+        with pytest.raises(ValueError, match=r"new\.txt is .*UTF-16"):
+            load_corpus(tmp_path / "new.txt")
+
+
+def test_a_few_zeros_are_characters_like_others(tmp_path):
+    text = "one\0two\0three and more\n" * 30
+    (tmp_path / "zeros.txt").write_text(text, encoding="utf-8")
+    assert load_corpus(tmp_path / "zeros.txt").text == text
 
 
 def test_fallback_has_one_name():
@@ -303,71 +397,169 @@ def test_bad_answers(tiny, serve, clean, answer, why):
     assert reason.count("127.0.0.1:") >= 2  # both addresses are named
 
 
-def test_no_network(tiny, clean, monkeypatch):
-    def download(url, dest, **options):
-        raise URLError(socket.gaierror(-2, "Name or service not known"))
+@pytest.mark.parametrize("kind", servers.BAD)
+def test_a_bad_server_costs_one_deadline_and_the_next_address_serves(tmp_path, kind):
+    """However it drips, lies, breaks off or goes on: in time, no file, no thread, no memory."""
+    servers.one_round(kind, seed=3, before_a_good_one=True)
 
-    monkeypatch.setattr(fastdownload, "download_url", download)
-    tiny("https://one.example/tiny.txt", "https://two.example/tiny.txt")
+
+@pytest.mark.parametrize("kind", ["drips its body", "endless error page", "orders to a terminal"])
+def test_a_bad_server_alone_is_named_in_one_clean_line(tmp_path, kind):
+    with servers.serving(servers.BAD[kind]) as (server,):
+        corpus, reason, _ = servers.tried(tmp_path, server.url)
+    assert corpus is None and reason.startswith("127.0.0.1:") and reason.isprintable()
+    words = {"drips its body": "not done", "endless error page": "not done"}
+    assert words.get(kind, "HTTP Error 404: ") in reason
+
+
+def test_the_campaign_counts_what_does_not_hold(monkeypatch):
+    monkeypatch.setattr(servers, "BAD", {"good": servers.good, "nothing": servers.BAD["nothing"]})
+    said = []
+    assert servers.campaign(4, say=said.append) == {"good": (2, 0), "nothing": (2, 2)}
+    assert len(said) == 2 and all("'good'" in line and "accepted" in line for line in said)
+
+
+NOBODY = """
+import socket
+def nobody(*arguments, **options):
+    raise socket.gaierror(-2, "Name or service not known")
+socket.getaddrinfo = nobody
+"""
+
+
+def test_no_network(tiny, clean, monkeypatch):
+    monkeypatch.setattr(download, "WORK", NOBODY + download.WORK)
+    tiny("https://one.example/tiny.txt", "http://two.example/tiny.txt")
     reason = refused(clean)
     assert "one.example" in reason and "two.example" in reason
-    assert "Name or service not known" in reason
+    assert reason.count("Name or service not known") == 2
 
 
-def test_time_out_is_passed_on(tiny, monkeypatch, clean):
+def test_https_is_spoken_and_proxies_are_asked(tiny, serve, clean, monkeypatch):
+    server = serve(reply(TINY.encode()))  # speaks no TLS
+    tiny(server.url.replace("http:", "https:"))
+    assert "SSL" in refused(clean)
+    tiny("http://far.example/tiny.txt")
+    monkeypatch.setenv("http_proxy", server.url.removesuffix("/tiny.txt"))
+    assert load_corpus("tiny").source == "http://far.example/tiny.txt"
+
+
+SLOW = "import time\ntime.sleep(60)  # as where a name server never answers"
+
+
+def test_work_that_never_comes_back_ends_with_the_deadline(tiny, clean, monkeypatch):
+    monkeypatch.setattr(corpora, "DEADLINE", 0.5)
+    monkeypatch.setattr(download, "WORK", SLOW)
+    tiny("http://one.example/tiny.txt")
+    assert "not done after 0.5 s" in refused(clean, seconds=2)
+
+
+def test_time_outs_and_size_are_passed_on(tiny, monkeypatch, clean):
     seen = []
 
-    def download(url, dest, timeout=None, show_progress=True):
-        seen.append((timeout, show_progress))
+    def fetch(url, **options):
+        seen.append(options)
         raise OSError("stop here")
 
-    monkeypatch.setattr(fastdownload, "download_url", download)
+    monkeypatch.setattr(corpora, "fetch", fetch)
     tiny()
     refused(clean)
-    assert seen == [(20, False)]
+    assert seen == [{"limit": 4 * len(TINY) + 100_000, "silence": 20, "seconds": 60}]
 
 
-@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), None])
-def test_disk_full_and_ctrl_c_leave_nothing(tiny, clean, monkeypatch, error):
-    def download(url, dest, **options):
-        dest.write_bytes(b"half")  # as fastdownload does, under its own name first
-        dest.with_name(f"{dest.name}.part").write_bytes(b"half")
-        raise error or KeyboardInterrupt
+@pytest.mark.skipif(DATA is None, reason="no corpora here: CHARLM_DATA is not set")
+@pytest.mark.parametrize("name", sorted(KNOWN))
+def test_no_real_file_is_above_its_limit(name):
+    """Nor would it be with Gutenberg's line ends and twice its licence."""
+    data = (Path(DATA) / KNOWN[name].file).read_bytes()
+    assert len(data.replace(b"\n", b"\r\n")) + 40_000 < KNOWN[name].limit < 2**23
 
-    monkeypatch.setattr(fastdownload, "download_url", download)
-    tiny()
-    if error:
-        assert "No space left" in refused(clean)
-    else:
-        with pytest.raises(KeyboardInterrupt):
-            load_corpus("tiny")
+
+def test_ctrl_c_in_a_download_ends_it(tiny, clean, monkeypatch):
+    started, plain = [], subprocess.Popen
+
+    def start(*arguments, **options):
+        started.append(plain(*arguments, **options))
+        return started[-1]
+
+    def ctrl_c(seconds):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(download, "WORK", SLOW)
+    monkeypatch.setattr(subprocess, "Popen", start)
+    monkeypatch.setattr(download.time, "sleep", ctrl_c)
+    tiny("http://one.example/tiny.txt")
+    with pytest.raises(KeyboardInterrupt):
+        load_corpus("tiny")
+    assert [work.poll() is None for work in started] == [False]  # nothing goes on behind our back
     assert files_below(clean) == []
 
 
-def test_real_write_that_fails(tiny, serve, clean, monkeypatch):
-    """The disk fills while fastdownload itself is writing."""
-    import builtins
+@pytest.mark.parametrize("name", ["write_bytes", "replace", "mkdir"])
+def test_a_good_answer_serves_though_it_cannot_be_kept(tiny, serve, clean, monkeypatch, name):
+    """The disk is full, or the cache can't be written: the text is here all the same."""
+    plain = getattr(Path, name)
 
-    plain = builtins.open
+    def full(self, *arguments, **options):
+        if name == "write_bytes":
+            plain(self, arguments[0][:9])  # what fits on it
+        raise OSError(errno.ENOSPC, "No space left on device")
 
-    def full(file, mode="r", *args, **kwargs):
-        opened = plain(file, mode, *args, **kwargs)
-        if "w" in mode and "tiny.txt" in str(file):
-            opened.close()
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return opened
-
-    tiny(serve(reply(TINY.encode())).url)
-    monkeypatch.setattr(builtins, "open", full)
-    assert "No space left" in refused(clean)
+    server = serve(reply(TINY.encode()))
+    tiny(server.url)
+    monkeypatch.setattr(Path, name, full)
+    corpus = load_corpus("tiny")
+    assert (corpus.text, corpus.source) == (TINY, server.url) and corpus.genuine
+    assert files_below(clean) == []
 
 
 def test_unwritable_cache(tiny, serve, clean):
     (clean / ".fastdownload").write_text("a file where a folder should be")
     tiny(serve(reply(TINY.encode())).url)
-    with pytest.raises(CorpusUnavailable, match="Not a directory|File exists"):
-        load_corpus("tiny")
+    assert load_corpus("tiny").text == TINY
     assert files_below(clean) == [".fastdownload"]
+
+
+def test_what_killed_downloads_left_goes_with_the_next(tiny, serve, clean):
+    cache = tiny(serve(reply(TINY.encode())).url)
+    cache.parent.mkdir(parents=True)
+    for name in ("tiny.txt.7.part", "tiny.txt.8.part.part", "tiny.txt.part"):
+        (cache.parent / name).write_bytes(b"half")
+    for name in ("other.txt.7.part", "tiny.txt.bak"):  # not ours to remove
+        (cache.parent / name).write_bytes(b"kept")
+    assert load_corpus("tiny").text == TINY
+    left = [Path(name).name for name in files_below(clean)]
+    assert left == ["other.txt.7.part", "tiny.txt", "tiny.txt.bak"]
+
+
+# ---- users without a home ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def homeless(monkeypatch):
+    """No HOME, and a user whom the system does not know, as in a container."""
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # what Python does then
+
+
+def test_without_a_home_a_text_at_hand_is_read(tiny, homeless, tmp_path, monkeypatch):
+    (tmp_path / "tiny.txt").write_bytes(TINY.encode())
+    tiny()
+    monkeypatch.setenv("CHARLM_DATA", str(tmp_path))
+    assert load_corpus("tiny").text == TINY
+
+
+def test_without_a_home_a_download_serves_and_is_not_kept(tiny, homeless, serve, tmp_path):
+    assert corpora.cache_folder() is None
+    server = serve(reply(TINY.encode()))
+    tiny(server.url)
+    assert [load_corpus("tiny").text for _ in range(2)] == [TINY, TINY] and server.hits == 2
+
+
+def test_without_a_home_the_reason_is_the_network(tiny, homeless, clean, monkeypatch):
+    tiny()
+    monkeypatch.setenv("CHARLM_OFFLINE", "1")
+    assert refused(clean) == "CHARLM_OFFLINE=1"
 
 
 def test_offline_asks_nobody(tiny, serve, monkeypatch, clean):

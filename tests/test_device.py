@@ -10,6 +10,7 @@ from torch.optim.optimizer import _global_optimizer_pre_hooks as HOOKS
 from charlm_utils import device as module
 from charlm_utils.device import (
     autocast,
+    memory_here,
     nudge_trainings,
     pick_device,
     pick_precision,
@@ -23,10 +24,9 @@ def machine(monkeypatch):
 
     monkeypatch.delenv("CHARLM_PRECISION", raising=False)
 
-    def pretend(cuda=0, mps=False, capability=(8, 0), bf16=False):
+    def pretend(cuda=0, mps=False, bf16=False):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda > 0)
         monkeypatch.setattr(torch.cuda, "device_count", lambda: cuda)
-        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: capability)
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
         monkeypatch.setattr(module, "_cpu_multiplies_bf16", lambda: bf16)
 
@@ -43,13 +43,19 @@ def test_cuda_then_cpu_and_mps_only_by_name(machine):
     assert pick_device("cuda:1") == torch.device("cuda", 1)
 
 
-@pytest.mark.parametrize("name", ["gpu", "", "cuda:x", "cpu0"])
+@pytest.mark.parametrize(
+    "name", ["gpu", "", "cuda:x", "cpu0", "meta", "xpu", "vulkan", "cuda:-1", f"cuda:{10**20}", "é"]
+)
 def test_no_device_by_that_name(name):
     with pytest.raises(ValueError, match=f"'{name}' is no device"):
         pick_device(name)
 
 
 def test_devices_that_are_not_there(machine):
+    machine(mps=True)
+    for name in ("cpu:1", "mps:3"):
+        with pytest.raises(ValueError, match=f"no {name}: there is only one"):
+            pick_device(name)
     machine()
     for name in ("cuda", "cuda:0", "mps"):
         with pytest.raises(ValueError, match=f"no {name.split(':')[0].upper()} device here"):
@@ -60,10 +66,8 @@ def test_devices_that_are_not_there(machine):
 
 
 def test_precision_follows_the_hardware(machine):
-    machine(cuda=1, capability=(8, 0))
-    assert pick_precision("cuda") == "bf16"
-    machine(cuda=1, capability=(7, 5))
-    assert pick_precision(torch.device("cuda")) == "float32"
+    machine(cuda=1, bf16=True)
+    assert pick_precision("cuda") == pick_precision(torch.device("cuda:0")) == "float32"
     machine(bf16=True)
     assert pick_precision("cpu") == "bf16" and pick_precision("mps") == "float32"
     machine(bf16=False)
@@ -72,10 +76,12 @@ def test_precision_follows_the_hardware(machine):
 
 @pytest.mark.parametrize("bf16", [True, False])
 def test_precision_can_be_asked_for(machine, monkeypatch, bf16):
-    machine(cuda=1, capability=(8, 0) if bf16 else (7, 5), bf16=bf16)
+    machine(cuda=1, bf16=bf16)
     for asked in ("float32", "bf16"):
         monkeypatch.setenv("CHARLM_PRECISION", asked)
         assert pick_precision("cpu") == asked
+    with pytest.raises(ValueError, match="bf16 on CUDA"):
+        pick_precision("cuda")
     monkeypatch.setenv("CHARLM_PRECISION", "float32")
     assert pick_precision("cuda") == "float32"
     monkeypatch.setenv("CHARLM_PRECISION", "")
@@ -120,6 +126,25 @@ def test_one_seed_for_all():
     seed_everything(4)
     assert all(a != b for a, b in zip(draw(), first, strict=True))
     seed_everything(-1)  # torch takes it, so NumPy must not stumble over it
+
+
+@pytest.mark.parametrize("seed", [2**64, -(2**63) - 1, 10**30])
+def test_a_seed_fits_into_64_bits(seed):
+    seed_everything(2**64 - 1), seed_everything(-(2**63))
+    with pytest.raises(ValueError, match="64 bits"):
+        seed_everything(seed)
+
+
+def test_memory_is_the_machines_or_the_containers(monkeypatch, tmp_path):
+    sizes = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1000}
+    monkeypatch.setattr(module.os, "sysconf", sizes.__getitem__)
+    monkeypatch.setattr(module, "Path", lambda path: tmp_path / "memory.max")
+    assert memory_here() == 4_096_000
+    for limit, expected in {"max\n": 4_096_000, "1000\n": 1000, "9999999\n": 4_096_000}.items():
+        (tmp_path / "memory.max").write_text(limit)
+        assert memory_here() == expected
+    monkeypatch.delattr(module.os, "sysconf")
+    assert memory_here() is None
 
 
 # ---- nudges -----------------------------------------------------------------------------------

@@ -247,10 +247,7 @@ def falsify(book, key, value):
     known = json.loads(path.read_text(encoding="utf-8"))
     old, known[key] = known[key], value
     write(path, json.dumps(known, indent=1) + "\n")
-    values = known | {
-        row["key"]: row["value"]
-        for row in json.loads((copy / "book" / "published.json").read_text(encoding="utf-8"))
-    }
+    values = bound.known_values(copy)
     for path in [*copy.glob("*.md"), *copy.glob("book/*.md"), *copy.glob("notebooks/*.ipynb")]:
         text = path.read_text(encoding="utf-8")
         if path.suffix == ".ipynb":
@@ -265,12 +262,14 @@ def falsify(book, key, value):
     return values
 
 
-def refilled(text, key, values):
+def refilled(text, key, values, changes=None):
     """Prose with new values wherever the key is part of what its numbers are bound to."""
     pieces, start = [], 0
     for match in bound.COMMENT.finditer(text):
         stretch = text[start : match.end()]
-        pieces.append(bound.filled(stretch, values) if f"{{{key}}}" in match[0] else stretch)
+        if f"{{{key}}}" in match[0]:
+            stretch = bound.filled(stretch, values, changes)
+        pieces.append(stretch)
         start = match.end()
     return "".join([*pieces, text[start:]])
 
@@ -280,9 +279,12 @@ def falsified_notebook(text, key, values, all_values):
     if key not in text and f'"{key.split(".")[0]}.' not in text:
         return text
     nb = nbformat.reads(text, as_version=4)
-    for cell in nb.cells:
+    for place, cell in enumerate(nb.cells):
         if cell.cell_type == "markdown":
-            cell.source = refilled(cell.source, key, all_values)
+            changes = {}
+            cell.source = refilled(cell.source, key, all_values, changes)
+            for code in bound.following(nb.cells, place):
+                bound.fill_alt_texts(code, changes)
         for output in cell.get("outputs", []):
             if "text" in output:
                 output.text = reprinted(output.text, *values)

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from elsewhere import on_mps
 from torch import nn
 
 from charlm_utils.batching import IGNORE, StreamBatches
@@ -11,6 +12,7 @@ from charlm_utils.memory import (
     CopyBack,
     closing_marks,
     copy_back_batch,
+    differentiable_eval,
     gradient_by_lag,
     gradient_by_layer,
     hidden_trace,
@@ -55,6 +57,40 @@ def test_gradient_by_layer_is_what_backward_leaves(core):
     expected = torch.stack([g.pow(2).mean().sqrt() for g in grads])
     torch.testing.assert_close(found, expected)
     assert found.shape == (3,) and (found > 0).all()
+
+
+class NoGradientsInEval(nn.GRU):
+    """As cuDNN's recurrent layers are: no backward pass outside training mode."""
+
+    def forward(self, x, state=None):
+        self.was_training = self.training
+        if torch.backends.cudnn.enabled and not self.training and torch.is_grad_enabled():
+            raise RuntimeError("cudnn RNN backward can only be called in training mode")
+        return super().forward(x, state)
+
+
+@pytest.mark.parametrize("measure", [gradient_by_lag, gradient_by_layer])
+@pytest.mark.parametrize("enabled", [True, False])
+def test_gradients_are_taken_in_eval_mode_and_not_by_cudnn(measure, enabled, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "enabled", enabled)
+    torch.manual_seed(0)
+    model = CharLM(7, 5, NoGradientsInEval(5, 11, batch_first=True), dropout=0.5).train()
+    x = torch.randint(7, (4, 9))
+    y = x[:, -1] if measure is gradient_by_lag else x
+    assert torch.equal(measure(model, x, y), measure(model, x, y))  # no dropout
+    assert not model.core.was_training and model.training and model.core.training
+    assert torch.backends.cudnn.enabled is enabled
+    with pytest.raises(IndexError):
+        measure(model, x + 7, y)  # no such character
+    assert model.training and torch.backends.cudnn.enabled is enabled
+
+
+def test_differentiable_eval_leaves_each_module_in_its_mode():
+    model = small_model(dropout=0.5).train()
+    model.core.eval()  # frozen, as one may
+    with differentiable_eval(model):
+        assert not any(module.training for module in model.modules())
+    assert model.training and model.head.training and not model.core.training
 
 
 def test_gradient_by_lag_equals_a_finite_difference():
@@ -121,6 +157,16 @@ def test_linear_probe_finds_what_is_there_and_nothing_in_noise():
         linear_probe(states, torch.zeros(5, dtype=torch.long))
 
 
+def test_linear_probe_reads_states_from_any_device():
+    """Such a device has no float64, and the classifier's other parts lie on the CPU."""
+    torch.manual_seed(1)
+    states, labels = torch.randn(80, 4), torch.randint(3, (80,))
+    here = linear_probe(states, labels)
+    there = linear_probe(on_mps(states), on_mps(labels))
+    assert (there.accuracy, there.shuffled) == (here.accuracy, here.shuffled)
+    assert type(there.weights) is torch.Tensor and there.weights.equal(here.weights)
+
+
 def test_recitation_finds_the_longest_copy_and_the_share_of_new_grams():
     source = "the quick brown fox jumps over the lazy dog"
     found = recitation("xx brown fox jumps yy", source, n=4)
@@ -153,6 +199,19 @@ def test_closing_marks_tells_who_holds_the_opening_one():
     assert found[0] == pytest.approx((0.9, 0.1), abs=1e-5)  # "yes"
     assert found[1] == pytest.approx((0.9, 0.1), abs=1e-5)  # not the one across a paragraph
     assert all(math.isnan(p) for p in found[2])
+
+
+def test_the_spans_of_closing_marks_end_where_they_say():
+    """More than `low` and at most `high` characters: each length belongs to one span."""
+    vocab = CharVocab('ab ".')
+    for length, place in ((3, 0), (4, 0), (5, 1), (8, 1), (9, 2)):
+        text = 'ab "' + "a" * length + '" b.'
+        found = closing_marks(Keeper(vocab), vocab, text, [(2, 4), (4, 8), (8, 16)])
+        assert [not math.isnan(p) for p, _ in found] == [i == place for i in range(3)], length
+    for length in (2, 17):
+        text = 'ab "' + "a" * length + '" b.'
+        ((with_mark, _),) = closing_marks(Keeper(vocab), vocab, text, [(2, 16)])
+        assert math.isnan(with_mark), length
 
 
 def test_closing_marks_leaves_the_mode_and_sees_nothing_where_there_is_no_memory():

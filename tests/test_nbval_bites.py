@@ -10,9 +10,10 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from small_notebooks import TINY, copy_of, project, with_cells, with_code
+from small_notebooks import TINY, copy_of, project, with_cells, with_code, with_error
 
 ROOT = Path(__file__).resolve().parents[1]
 CORPUS_CELL = """\
@@ -142,6 +143,87 @@ def test_summary_counts_cells(outcome):
     tagged = len(cells) - 2  # all but `spreads` and `killed` end in a tagged cell
     counts = f"{sum(cells) - tagged} compared, {tagged} tagged and run only, 0 lax"
     assert re.search(rf"^{sum(cells)} cells: {counts}$", outcome[1], re.MULTILINE), outcome[1]
+
+
+# ---- errors, cells never run, notebooks torn apart --------------------------------------------
+
+RAISES, IGNORED = "raises-exception", "nbval-ignore-output"
+# name: (notebook, whether it passes)
+EDGES = {
+    "error_stored": (with_error("KeyError", [RAISES]), True),
+    "error_stored_ignored": (with_error("KeyError", [RAISES, IGNORED]), True),
+    "error_not_stored": (with_error("", [RAISES]), False),
+    "error_not_stored_ignored": (with_error("", [RAISES, IGNORED]), False),
+    "error_not_stored_unrun": (with_error("", [RAISES], run=False), False),
+    "error_not_stored_both": (with_error("", [RAISES, IGNORED], run=False), False),
+    "error_untagged": (with_error("KeyError"), False),
+    "another_error": (with_error("ValueError", [RAISES, IGNORED]), False),
+    "error_gone": (with_error("KeyError", [RAISES, IGNORED], source="x = 1"), False),
+    "unrun_prints": (with_error("", source="print(3)", run=False), False),
+    "unrun_silent": (with_error("", source="x = 1", run=False), True),
+    "unrun_ignored": (with_error("", [IGNORED], source="print(3)", run=False), True),
+    "no_python": (with_error("", source="def f(:"), False),
+}
+WHOLE = ["whole_one", "whole_two", "whole_three"]  # their cells need what the cells before made
+
+
+@pytest.fixture(scope="module")
+def edges(tmp_path_factory):
+    """One run over all of them in two processes, with no word about how to deal them out."""
+    errors = copy_of(TINY)
+    errors["cells"] = [
+        notebook["cells"][0] | {"id": f"cell-{number}"}
+        for number, (notebook, _) in enumerate(EDGES.values())
+    ]
+    notebooks = {"errors": errors} | {name: copy_of(TINY) for name in WHOLE}
+    status, text = run_pytest(project(tmp_path_factory.mktemp("edges"), notebooks), "-n", "2")
+    assert status == 1, text
+    return text
+
+
+@pytest.mark.parametrize("name", EDGES)
+def test_an_error_passes_only_where_it_is_stored(edges, name):
+    verdict = verdicts_by_cell(edges, "errors")[list(EDGES).index(name)]
+    assert verdict == ("PASSED" if EDGES[name][1] else "FAILED"), edges
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_two_processes_share_out_notebooks_and_no_cells(edges, name):
+    assert verdicts_by_cell(edges, name) == dict.fromkeys(range(3), "PASSED"), edges
+
+
+@pytest.mark.parametrize(
+    ("given", "becomes"),
+    [("load", "loadfile"), ("worksteal", "loadfile"), ("loadgroup", "loadfile")]
+    + [(same, same) for same in ("loadfile", "loadscope", "each", "no")],
+)
+def test_notebooks_stay_whole(conftest, given, becomes):
+    option = SimpleNamespace(nbval_kernel_name="", nbval_cell_timeout=5, dist=given)
+    conftest.set_defaults(option)
+    assert option.dist == becomes
+
+
+def test_a_mistyped_notebook_gives_pytests_own_line(tmp_path):
+    folder = project(tmp_path, {"tiny": copy_of(TINY)})
+    for name in ("notebooks/03_loop_rnn.ipynb", "notebook/"):
+        status, text = run_pytest(folder, name)
+        assert status == 4 and f"ERROR: file or directory not found: {name}" in text
+        assert "INTERNALERROR" not in text and "Traceback" not in text
+
+
+def test_a_file_that_is_no_notebook_is_named_in_one_line(tmp_path):
+    folder = project(tmp_path, {"tiny": copy_of(TINY)})
+    (folder / "notebooks" / "torn.ipynb").write_text('{"cells": [', encoding="utf-8")
+    status, text = run_pytest(folder)
+    lines = [line for line in text.splitlines() if line.strip()]
+    assert status == 4 and len(lines) == 1 and "torn.ipynb is no notebook" in lines[0], text
+
+
+@pytest.mark.parametrize("data", [b"", b"not JSON", b"[]", b"3", b"{}", b"\xff", b'{"cells": 3}'])
+def test_nothing_else_passes_for_a_notebook(conftest, tmp_path, data):
+    (tmp_path / "x.ipynb").write_bytes(data)
+    with pytest.raises(pytest.UsageError, match="x.ipynb is no notebook: ."):
+        conftest.read_notebook(tmp_path / "x.ipynb")
 
 
 @pytest.mark.parametrize(

@@ -1,16 +1,28 @@
 """The book's numbers: written by one kind of run, checked by another, shown to a reader."""
 
+import errno
 import json
 import math
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from charlm_utils import corpora, results
-from charlm_utils.results import published, record, result, spread, tolerance, unit, within
+from charlm_utils.results import (
+    append_line,
+    locked,
+    published,
+    record,
+    result,
+    spread,
+    tolerance,
+    unit,
+    within,
+)
 
 ROW = {"key": "a.b", "model": "m", "corpus": "c", "split": "90/10", "value": 1.47, "unit": "nats"}
 
@@ -253,14 +265,118 @@ def test_two_notebooks_that_record_at_once_lose_nothing(book):
     assert sorted(path.suffix for path in book.iterdir()) == [".json"] * 3
 
 
-def test_a_lock_that_nobody_lifts_is_named(book, monkeypatch):
+HOLDS = """
+import sys
+import time
+from pathlib import Path
+
+from charlm_utils.results import locked
+
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(book):
+    """Another process that holds the lock of results.json."""
+    command = [sys.executable, "-c", HOLDS, str(book / "results.lock")]
+    here = {"PYTHONPATH": str(Path(results.__file__).parents[1])}
+    process = subprocess.Popen(command, env=os.environ | here, stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+def test_a_lock_that_another_process_holds_is_named(book, holder):
+    for busy, said in ((None, "results.lock is held by another process"), ("not now", "not now")):
+        with (
+            pytest.raises(TimeoutError, match=said),
+            locked(book / "results.lock", wait=0.1, busy=busy),
+        ):
+            raise AssertionError("two hold it")
+
+
+def test_a_killed_process_leaves_no_lock(book, monkeypatch, holder):
+    holder.kill()
+    holder.wait()
+    assert (book / "results.lock").exists()  # and yet:
     monkeypatch.setenv("CHARLM_RECORD", "1")
-    monkeypatch.setattr(results.time, "sleep", lambda seconds: None)
-    (book / "results.lock").touch()
+    record("03.model.valid", 4.0)
+    assert stored(book)["03.model.valid"] == 4.0 and not (book / "results.lock").exists()
+
+
+def test_who_waits_for_a_lock_gets_it(book, holder):
+    threading.Timer(0.2, holder.kill).start()
+    with locked(book / "results.lock", wait=20):
+        assert holder.poll() is not None or holder.wait(timeout=5) is not None
+
+
+def test_a_line_is_added_whole_or_not_at_all(tmp_path, monkeypatch):
+    """A full disk takes a part of what is written, and refuses only the rest."""
+    path = tmp_path / "lines.jsonl"
+    append_line(path, {"a": 1})
+    plain = open
+    with monkeypatch.context() as patch:
+        patch.setattr("builtins.open", lambda *args: Full(plain(*args), room=40))
+        append_line(path, {"b": 2})
+        before = path.read_bytes()
+        with pytest.raises(OSError, match="No space"):
+            append_line(path, {"c": "x" * 100})
+    assert path.read_bytes() == before == b'{"a": 1}\n{"b": 2}\n'
+    append_line(path, {"d": 4})
+    assert path.read_text() == '{"a": 1}\n{"b": 2}\n{"d": 4}\n'
+    assert not path.with_name("lines.jsonl.lock").exists()
+
+
+class Full:
+    """A file on a disk with so many bytes of room."""
+
+    def __init__(self, file, room):
+        self.file, self.room = file, room
+
+    def write(self, data):
+        if not self.room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        written = self.file.write(data[: min(self.room, 7)])
+        self.room -= written
+        return written
+
+    def __getattr__(self, name):
+        return getattr(self.file, name)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.file.close()
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+def test_a_full_disk_is_said_where_a_check_measures(monkeypatch, book, tmp_path):
+    (tmp_path / "measured.jsonl").symlink_to("/dev/full")
+    monkeypatch.setenv("CHARLM_CHECK", "1")
+    monkeypatch.setenv("CHARLM_MEASURE", str(tmp_path / "measured.jsonl"))
+    with pytest.raises(OSError, match="No space"):
+        record("03.model.valid", 2.0)
+
+
+def test_a_full_disk_leaves_the_book_and_no_part(book, monkeypatch):
+    monkeypatch.setenv("CHARLM_RECORD", "1")
     before = stored(book)
-    with pytest.raises(TimeoutError, match="results.lock"):
-        record("03.model.valid", 4.0)
-    assert stored(book) == before and (book / "results.lock").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(results.os, "fsync", lambda handle: full())
+        with pytest.raises(OSError, match="No space"):
+            record("03.model.valid", 4.0)
+    assert stored(book) == before
+    assert sorted(path.suffix for path in book.iterdir()) == [".json"] * 3
+
+
+def full():
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_a_write_that_fails_lifts_the_lock(book, monkeypatch):

@@ -1,7 +1,6 @@
 """Stopped and gone on: the same numbers, to the last bit, as never having stopped."""
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
@@ -14,11 +13,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from book_reader import tool
 from safetensors.torch import load_file, save_file
 
-from charlm_utils import cli, training
+from charlm_utils import cli, resume, training
 from charlm_utils.batching import RandomWindows, ShuffledBatches, StreamBatches, context_windows
-from charlm_utils.checkpoint import CheckpointError, History, load_checkpoint, save_checkpoint
+from charlm_utils.checkpoint import (
+    CheckpointError,
+    History,
+    has_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
 from charlm_utils.models import CharLM, DropoutLSTM, make_core
 from charlm_utils.resume import Position, load_run, save_run, stop_signals
 from charlm_utils.schedules import Cycles, decay_groups, l2_groups
@@ -348,7 +354,7 @@ def test_files_of_two_saves_are_not_one_run(stopped, tmp_path, name):
 
 def test_weights_saved_over_a_run_do_not_pass_for_it(stopped):
     save_checkpoint(stopped, new_model(), VOCAB, History())
-    refused(stopped, "model.safetensors")
+    refused(stopped, "state.json", "sha256")
 
 
 def test_a_checkpoint_without_state_can_not_go_on(tmp_path):
@@ -373,7 +379,9 @@ def test_a_checkpoint_without_state_can_not_go_on(tmp_path):
 def test_foreign_fields_of_the_state_are_named(stopped, field, value):
     state = state_of(stopped) | {field: value}
     (stopped / "state.json").write_text(json.dumps(state), encoding="utf-8")
-    refused(stopped, field if value != {} else "model.safetensors")
+    if field != "sha256":
+        tool("soak").resign(stopped)  # else it is only "damaged"
+    refused(stopped, str(stopped / "state.json"), field)
 
 
 def test_foreign_optimizer_file_is_named(stopped):
@@ -381,28 +389,19 @@ def test_foreign_optimizer_file_is_named(stopped):
     tensors = load_file(path)
     del tensors["rng.cpu"]
     save_file(tensors, path)
-    state = state_of(stopped)
-    state["sha256"]["optimizer.safetensors"] = hashlib.sha256(path.read_bytes()).hexdigest()
-    (stopped / "state.json").write_text(json.dumps(state), encoding="utf-8")
+    tool("soak").resign(stopped)
     refused(stopped, str(path), "rng.cpu")
 
 
-@pytest.mark.parametrize("at", range(5))
-def test_full_disk_in_the_middle_of_training(stopped, monkeypatch, at):
+@pytest.mark.parametrize("at", [0, 1, 3, 8, 16, 19])
+def test_full_disk_in_the_middle_of_training(stopped, at):
     """The save fails, the run stops; what was saved before is whole, and goes on."""
-    before, plain, calls = contents(stopped), Path.write_bytes, []
-
-    def full(self, data):
-        calls.append(self)
-        if len(calls) - 1 == at:
-            plain(self, data[:10])
-            raise OSError(errno.ENOSPC, "No space left on device", str(self))
-        return plain(self, data)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_bytes", full)
-        with pytest.raises(OSError, match="No space left"):
-            run(new_model(), stopped, resume=True)
+    before, soak = contents(stopped), tool("soak")
+    with (
+        soak.Points(at, soak.STOPS["disk full"]()),
+        pytest.raises(OSError, match="No space left"),
+    ):
+        run(new_model(), stopped, resume=True)
     assert contents(stopped) == before
     whole, resumed = new_model(), new_model()
     run(whole)
@@ -410,22 +409,205 @@ def test_full_disk_in_the_middle_of_training(stopped, monkeypatch, at):
     assert same_model(whole, resumed)
 
 
-def test_many_state_tensors_come_back_in_order(tmp_path):
-    model = new_model()
+@pytest.mark.parametrize("core", ["gru", "lstm"])
+def test_the_carried_state_comes_back_as_it_was(tmp_path, core):
+    model = new_model(core, 2)
     optimizer = torch.optim.AdamW(model.parameters())
-    state = tuple(torch.full((2,), float(i)) for i in range(12))
-    for kept in (state, state[0], None):
-        at = Position(epoch=1, batch=2, step=3, loss_sum=0.1, state=kept)
-        save_run(tmp_path, model, VOCAB, History(), optimizer, at, {})
-        back, _ = load_run(tmp_path, model, VOCAB, optimizer, {})
+    model(ids(8).view(2, 4))[0].sum().backward()
+    optimizer.step()
+    parts = tuple(torch.rand(2, 3, H) for _ in range(2))
+    for kept in (parts if core == "lstm" else parts[0], None):
+        at = Position(batch=2, step=3, loss_sum=0.1, state=kept)
+        save_run(tmp_path, model, VOCAB, History(), optimizer, at, {"batch_shape": [3, 4]})
+        back, _ = load_run(tmp_path, model, VOCAB, optimizer, {"batch_shape": [3, 4]})
         assert type(back.state) is type(kept)
-        pairs = (
-            zip(back.state or (), kept or (), strict=True)
-            if kept is not state[0]
-            else [(kept, back.state)]
-        )
-        assert all(torch.equal(a, b) for a, b in pairs)
-        assert (back.epoch, back.batch, back.step, back.loss_sum) == (1, 2, 3, 0.1)
+        pair = [(x,) if isinstance(x, torch.Tensor) else x or () for x in (kept, back.state)]
+        assert all(torch.equal(a, b) for a, b in zip(*pair, strict=True))
+        assert (back.epoch, back.batch, back.step, back.loss_sum) == (0, 2, 3, 0.1)
+
+
+@pytest.mark.parametrize(("kind", "given"), [("cuda", True), ("xpu", True), ("mps", False)])
+def test_random_numbers_of_the_device_are_kept_and_given_back(monkeypatch, kind, given):
+    """Of the device that the model is on, be it the second one; a stand-in plays its part."""
+    device, calls = torch.device(kind, 1 if given else 0), []
+
+    class Device:
+        def get_rng_state(*where):
+            calls.append(where[-1:] == (device,))
+            return torch.arange(16, dtype=torch.uint8)
+
+        def set_rng_state(state, *where):
+            calls.append((state.tolist() == list(range(16)), where[-1:] == (device,)))
+
+    monkeypatch.setattr(resume, "_generator", lambda where: Device if where == device else None)
+    monkeypatch.setattr(Device, "get_rng_state", staticmethod(Device.get_rng_state))
+    monkeypatch.setattr(Device, "set_rng_state", staticmethod(Device.set_rng_state))
+    optimizer = torch.optim.SGD(new_model().parameters(), 0.1)
+    before = torch.get_rng_state()
+    tensors = resume._training_tensors(optimizer, None, device)
+    assert set(tensors) == {"rng.cpu", f"rng.{kind}"} and torch.equal(tensors["rng.cpu"], before)
+    resume._restore(tensors, optimizer, device)
+    assert calls == [given, (True, given)]
+    resume._restore(tensors, optimizer, torch.device("cpu"))  # and elsewhere they are of no use
+    assert len(calls) == 2
+
+
+# ---- crafted files ----------------------------------------------------------------------------
+
+
+def recast(folder, name, value):
+    """Another tensor in `optimizer.safetensors` (None: none of that name), checksums true."""
+    path = folder / "optimizer.safetensors"
+    tensors = {key: tensor.clone() for key, tensor in load_file(path).items()}
+    tensors[name] = value(tensors.get(name)) if callable(value) else value
+    save_file({key: t.contiguous() for key, t in tensors.items() if t is not None}, path)
+    tool("soak").resign(folder)
+
+
+def load(folder, model):
+    groups = [{"params": list(model.parameters()), "scale": 1.0}]
+    optimizer = training.make_optimizer(groups, 0.01, (0.9, 0.99))
+    load_run(folder, model, VOCAB, optimizer, state_of(folder)["settings"])
+    return optimizer
+
+
+FIRST, STEP, SQUARES = "optimizer.1.exp_avg", "optimizer.1.step", "optimizer.1.exp_avg_sq"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "word"),
+    [
+        (FIRST, torch.zeros(1), "(1,)"),  # a fused update would write past its end
+        (FIRST, lambda t: t.flatten(), "exp_avg"),
+        (FIRST, lambda t: t.T, "exp_avg"),
+        (FIRST, lambda t: torch.cat([t, t]), "exp_avg"),
+        (FIRST, lambda t: t.double(), "F64"),
+        (FIRST, lambda t: t.half(), "F16"),
+        (FIRST, lambda t: t.long(), "I64"),
+        (FIRST, lambda t: t.to(torch.complex64), "C64"),
+        (FIRST, lambda t: t * torch.nan, "not finite"),
+        (FIRST, None, FIRST),
+        (SQUARES, lambda t: t + torch.inf, "not finite"),
+        (SQUARES, lambda t: -t - 1, "below zero"),
+        (STEP, lambda t: t + 0.5, "updates"),
+        (STEP, lambda t: -t, "updates"),
+        (STEP, lambda t: t[None], "step"),
+        (STEP, None, STEP),
+        ("optimizer.1.mean", torch.zeros(18, 4), "optimizer.1.mean"),  # no average was asked for
+        ("optimizer.99.exp_avg", torch.zeros(3), "optimizer.99"),
+        ("optimizer.x", torch.zeros(3), "optimizer.x"),
+        ("optimizer.1", torch.zeros(3), "optimizer.1"),
+        ("optimizer.1.a.b", torch.zeros(3), "optimizer.1.a.b"),
+        ("optimizer.-1.exp_avg", torch.zeros(3), "optimizer.-1"),
+        ("else", torch.zeros(3), "else"),
+        ("a\nb", torch.zeros(3), "a\\nb"),
+        ("rng.cpu", lambda t: t[:-1], "rng.cpu"),
+        ("rng.cpu", lambda t: t.float(), "rng.cpu"),
+        ("rng.cpu", lambda t: torch.full_like(t, 255), "rng.cpu"),
+        ("rng.cuda", torch.zeros(2, 2), "rng.cuda"),
+        ("state.0", lambda t: t[:, :1], "state.0"),
+        ("state.0", lambda t: t[..., :1], "state.0"),
+        ("state.0", lambda t: t[0], "state.0"),
+        ("state.0", lambda t: t.double(), "F64"),
+        ("state.0", lambda t: t * torch.nan, "not finite"),
+        ("state.1", torch.zeros(1, 4, H), "state"),
+        ("state.0", None, "state"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_crafted_tensors_are_refused_before_use(stopped, name, value, word):
+    recast(stopped, name, value)
+    model = new_model()
+    torch.manual_seed(5)
+    with pytest.raises(CheckpointError) as caught:
+        load(stopped, model)
+    message, drawn = str(caught.value), torch.rand(3)
+    assert word in message and str(stopped) in message and "\n" not in message, message
+    torch.manual_seed(5)
+    assert torch.equal(torch.rand(3), drawn) and same_model(model, new_model())  # as they were
+
+
+@pytest.mark.parametrize("average", [None, 0.9])
+def test_a_running_mean_belongs_to_a_run_that_keeps_one(tmp_path, average):
+    run(new_model(), tmp_path, Stopped(streams(), 9), average=average)
+    slots = load(tmp_path, new_model()).state_dict()["state"]
+    assert all(("mean" in slot) == (average is not None) for slot in slots.values())
+    recast(tmp_path, "optimizer.1.mean", None if average else torch.zeros(18, 4))
+    with pytest.raises(CheckpointError, match="optimizer.1.mean"):
+        load(tmp_path, new_model())
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("epoch", 0),
+        ("epoch", 10**9),
+        ("epoch", -1),
+        ("epoch", True),
+        ("epoch", 1.0),
+        ("batch", 10**6),
+        ("step", 10**6),
+        ("step", 10**400),
+        ("step", None),
+        ("targets", -1),
+        ("characters", "x"),
+        ("loss_sum", float("nan")),
+        ("loss_sum", float("inf")),
+        ("seconds", []),
+    ],
+)
+def test_a_crafted_position_is_refused(stopped, field, value):
+    state = state_of(stopped)
+    state["position"][field] = value
+    (stopped / "state.json").write_text(json.dumps(state), encoding="utf-8")
+    tool("soak").resign(stopped)
+    message = refused(stopped, str(stopped / "state.json"), "position", field)
+    assert len(message) < 400
+
+
+@pytest.mark.parametrize("name", ["state.json", "config.json", "history.json"])
+def test_one_changed_digit_of_json_is_noticed(stopped, name):
+    path = stopped / name
+    text = path.read_text(encoding="utf-8")
+    at = next(i for i, c in enumerate(text) if c.isdigit() and i > len(text) // 3)
+    path.write_text(text[:at] + str((int(text[at]) + 1) % 10) + text[at + 1 :], encoding="utf-8")
+    refused(stopped, str(path), "sha256")
+
+
+def test_a_run_of_an_earlier_version_goes_on(tmp_path):
+    """Without checksums in `config.json`, rates of dropout, or a checksum of `state.json`."""
+    whole, resumed = (new_model("dropout-lstm") for _ in range(2))
+    expected = run(whole)
+    run(new_model("dropout-lstm"), tmp_path, Stopped(streams(), 9))
+    config = json.loads((tmp_path / "config.json").read_text(encoding="utf-8"))
+    del config["sha256"], config["model"]["options"]
+    (tmp_path / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    state = state_of(tmp_path)
+    data = (tmp_path / "config.json").read_bytes()
+    state["sha256"]["config.json"] = hashlib.sha256(data).hexdigest()
+    del state["sha256"]["state.json"]
+    (tmp_path / "state.json").write_text(json.dumps(state), encoding="utf-8")
+    assert numbers(run(resumed, tmp_path, resume=True)) == numbers(expected)
+    assert same_model(resumed, whole)
+
+
+@pytest.mark.parametrize("name", RATES)
+def test_another_rate_of_dropout_is_another_run(tmp_path, name):
+    run(new_model("dropout-lstm"), tmp_path, Stopped(streams(), 9))
+    other = new_model("dropout-lstm", **RATES | {name: 0.5})
+    refused(tmp_path, "config.json", name, model=other)
+
+
+def test_an_untrained_start_is_no_checkpoint(tmp_path):
+    """What `fit` leaves when it is stopped, or fails, before the first update."""
+    run(new_model(), tmp_path / "run", Stopped(streams(), 0))
+    assert has_checkpoint(tmp_path / "run")  # one update
+    model, start = new_model(), tmp_path / "start"
+    optimizer = training.make_optimizer([{"params": list(model.parameters())}], 0.01, (0.9, 0.99))
+    save_run(start, model, VOCAB, History(), optimizer, Position(), {})
+    assert load_checkpoint(start) and not has_checkpoint(start)
+    save_checkpoint(start, new_model("lstm"), VOCAB, History())  # asked for, and to be kept
+    assert has_checkpoint(start)
 
 
 # ---- signals ----------------------------------------------------------------------------------

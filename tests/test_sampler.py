@@ -14,7 +14,7 @@ import nbformat
 import numpy as np
 import pytest
 import torch
-from book_reader import ROOT
+from book_reader import ROOT, tool
 from safetensors.torch import load_file, save_file
 from sphinx.errors import ExtensionError
 
@@ -384,6 +384,7 @@ def test_a_wrong_step_would_be_noticed(standin, tmp_path):
     tensors["core.weight_hh_l0"][:] = 6e-5  # just below the normal numbers of float16
     tensors["head.weight"] *= 16
     save_file(tensors, checkpoint / "model.safetensors")
+    tool("soak").resign(checkpoint)
     source = (JS / "gru.js").read_text(encoding="utf-8")
     scripts = [source]
     for right, wrong in MUTANTS.values():

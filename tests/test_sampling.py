@@ -4,10 +4,18 @@ import math
 
 import pytest
 import torch
+from elsewhere import on_mps
 from torch import nn
 
 from charlm_utils.models import CharLM, ConcatLoopModel, LoopModel, make_core
-from charlm_utils.sampling import generate, next_char_probs, sample_next, scaled_probs
+from charlm_utils.sampling import (
+    eval_mode,
+    generate,
+    next_char_probs,
+    sample_next,
+    scaled_probs,
+    stream,
+)
 from charlm_utils.vocab import CharVocab
 
 VOCAB = CharVocab("abcdefg🙂")
@@ -80,7 +88,11 @@ def test_prompts():
         generate(model, VOCAB, "az", 3)
     text = generate(model, VOCAB, "", 5, greedy=True, start_empty=True)
     assert len(text) == 5 and "a" + text == generate(model, VOCAB, "a", 5, greedy=True)
-    assert generate(model, VOCAB, "b", 5, greedy=True, start_empty=True)[0] == "b"
+    reads = record_reads(model)
+    written = generate(model, VOCAB, "b", 5, greedy=True)
+    assert generate(model, VOCAB, "b", 5, greedy=True, start_empty=True) == written
+    assert [reads[0], reads[len(reads) // 2]] == ["b", "b"]  # a prompt is read as it is
+    assert generate(model, VOCAB, "", 0, start_empty=True) == ""
 
 
 # ---- probabilities ----------------------------------------------------------------------------
@@ -108,7 +120,7 @@ def test_extreme_settings_stay_finite():
     assert scaled_probs(logits, 1e-310).tolist() == [1, 0, 0]
 
 
-@pytest.mark.parametrize("k", [1, 3, V, V + 5, None])
+@pytest.mark.parametrize("k", [1, 3, V - 1, V, V + 5, None])
 def test_top_k_keeps_the_k_likeliest_and_their_ratios(k):
     logits = torch.randn(5, V, generator=torch.Generator().manual_seed(0))
     probs, plain = scaled_probs(logits, 0.7, k), scaled_probs(logits, 0.7)
@@ -117,6 +129,19 @@ def test_top_k_keeps_the_k_likeliest_and_their_ratios(k):
     places = plain.topk(kept).indices
     raw = plain.gather(-1, places)
     torch.testing.assert_close(probs.gather(-1, places), raw / raw.sum(-1, keepdim=True))
+
+
+def test_top_k_keeps_k_of_equals_too():
+    for k in range(1, V + 1):
+        probs = scaled_probs(torch.zeros(2, V), top_k=k)
+        assert ((probs > 0).sum(-1) == k).all() and probs.max() == pytest.approx(1 / k)
+
+
+@pytest.mark.parametrize("top_k", [None, 3, V])
+def test_probabilities_where_the_device_has_no_float64(top_k):
+    logits = torch.randn(4, V, generator=torch.Generator().manual_seed(0))
+    there = scaled_probs(on_mps(logits), 0.7, top_k)
+    assert type(there) is torch.Tensor and torch.equal(there, scaled_probs(logits, 0.7, top_k))
 
 
 def test_next_char_probs_are_the_models():
@@ -205,6 +230,46 @@ def test_generation_leaves_the_model_as_it_was(training):
     with pytest.raises(ValueError):
         generate(model, VOCAB, "z", 3)
     assert model.training is training
+
+
+def test_eval_mode_leaves_each_module_in_its_mode():
+    model = new_model(dropout=0.9).train()
+    model.core.eval()  # frozen, as one may
+    with pytest.raises(KeyError), eval_mode(model):
+        assert not any(module.training for module in model.modules())
+        raise KeyError
+    assert model.training and model.head.training and not model.core.training
+
+
+# ---- as it is written -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{"seed": 3}, {"greedy": True}, {"seed": 3, "top_k": 2}])
+@pytest.mark.parametrize("prompt", ["abc", ""])
+def test_a_stream_is_what_generate_writes(options, prompt):
+    options, model = options | {"start_empty": not prompt}, new_model()
+    pieces = list(stream(model, VOCAB, prompt, 30, **options))
+    assert {len(piece) for piece in pieces} == {1}
+    assert prompt + "".join(pieces) == generate(model, VOCAB, prompt, 30, **options)
+
+
+def test_a_stream_gives_each_character_before_it_draws_the_next():
+    model = new_model(dropout=0.9).train()
+    reads = record_reads(model)
+    characters = stream(model, VOCAB, "abc", 10**9, seed=0)
+    assert reads == [] and model.training
+    first, second = next(characters), next(characters)
+    assert reads == ["abc", first] and second in VOCAB.itos
+    assert torch.is_grad_enabled() and not model.training
+    characters.close()
+    assert model.training
+
+
+def test_a_stream_refuses_at_once():
+    model = new_model()
+    for bad in ({"temperature": 0}, {"top_k": 0}, {"length": -1}, {"prompt": ""}, {"prompt": "z"}):
+        with pytest.raises(ValueError):
+            stream(model, VOCAB, **({"prompt": "a", "length": 3} | bad))
 
 
 def test_top_k_restricts_the_text():

@@ -20,7 +20,14 @@ from torch import nn
 from charlm_utils.batching import StreamBatches
 from charlm_utils.checkpoint import CheckpointError, load_checkpoint
 from charlm_utils.models import Ensemble
-from charlm_utils.schedules import Cycles, decay_groups, l2_groups, learning_rate, parameter_groups
+from charlm_utils.schedules import (
+    Cycles,
+    check_settings,
+    decay_groups,
+    l2_groups,
+    learning_rate,
+    parameter_groups,
+)
 from charlm_utils.training import evaluate, fit
 
 pytestmark = pytest.mark.usefixtures("clean")
@@ -70,6 +77,24 @@ def test_cycles_that_are_none(numbers):
 def test_cycles_must_fill_the_run():
     with pytest.raises(ValueError, match="takes 3 epochs, not 4"):
         run(new_model(), epochs=4, schedule=Cycles(1, 2, 2))
+
+
+def test_a_warm_up_below_zero_is_none():
+    with pytest.raises(ValueError, match="warmup_steps must be at least 0, not -1"):
+        learning_rate(0, 10, 1.0, warmup_steps=-1)
+    with pytest.raises(ValueError, match="not -5"):
+        run(new_model(), warmup_steps=-5)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"epochs": 0}, {"lr": math.nan}, {"clip": 0.0}, {"weight_decay": math.nan}, {"seed": 2**64}],
+)
+def test_settings_are_named(wrong):
+    check_settings(1, 0.1, warmup_steps=0, weight_decay=0.0, clip=None, seed=-(2**63))
+    (name, value), numbers = next(iter(wrong.items())), {"epochs": 1, "lr": 0.1}
+    with pytest.raises(ValueError, match=f"{name} must .*not {value}"):
+        check_settings(**numbers | wrong)
 
 
 def test_step_is_a_tenth_for_the_last_third():

@@ -1,5 +1,7 @@
 """Recorded studies: run once, appended whole, gone on with, read back."""
 
+import errno
+import io
 import json
 import math
 import shutil
@@ -260,9 +262,189 @@ def test_names_and_files_that_are_not_there(monkeypatch, book):
     with pytest.raises(FileNotFoundError, match="charlm study ladder"):
         load("ladder")
     (book / "runs").mkdir()
-    (book / "runs" / "ladder.jsonl").write_text('{"a": 1}\n{"b": \n', encoding="utf-8")
-    with pytest.raises(ValueError, match="ladder.jsonl, line 2"):
-        load("ladder")
+    whole = '{"settings": {}}\n'
+    for bad in ('{"b": \n', '{"b": ', "3\n", '{"b": 1}\n', "\0\0\0", "\xe9"):
+        for first, number in (("", 1), (whole, 2), (whole + "\n", 3)):
+            data = f"{first}{bad}".encode("latin-1")
+            (book / "runs" / "ladder.jsonl").write_bytes(data)
+            with pytest.raises(ValueError, match=f"line {number}: .*`charlm study ladder` sets"):
+                load("ladder")
+            (book / "runs" / "ladder.jsonl").write_bytes(data + b"\n" + whole.encode())
+            with pytest.raises(ValueError, match=f"ladder.jsonl, line {number}: ") as caught:
+                load("ladder")
+            assert "sets" not in str(caught.value)  # only a last line is set aside
+
+
+# ---- full disks, lost machines, two at once ---------------------------------------------------
+
+
+@pytest.mark.parametrize("kept", [1, 150, -2])  # bytes of the line
+@pytest.mark.parametrize("end", ["", "\n", "\0\0\0\0", "   "])
+def test_a_last_line_that_was_cut_off_is_set_aside(monkeypatch, book, capsys, kept, end):
+    monkeypatch.setitem(STUDIES, "small", fake(SMALL, SMALL | {"seed": 1}))
+    run_study("small")
+    path = book / "runs" / "small.jsonl"
+    first, second = path.read_bytes().splitlines(keepends=True)
+    torn = second[:kept]
+    path.write_bytes(first + torn + end.encode())
+    with pytest.raises(ValueError, match="small.jsonl, line 2: .*charlm study small"):
+        load("small")
+    capsys.readouterr()
+    assert run_study("small") == 1
+    assert "its last line is cut off" in capsys.readouterr().out
+    lines = load("small")
+    assert [line["settings"] for line in lines] == [SMALL, SMALL | {"seed": 1}]
+    assert path.read_bytes().startswith(first) and path.read_bytes().count(b"\n") == 2
+    aside = (book / "runs" / "small.damaged").read_bytes()
+    assert aside.rstrip() == (torn + end.encode()).rstrip()
+    assert run_study("small") == 0 and "cut off" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("end", ["", "\n\n", "\n    "])
+def test_a_whole_last_line_stays_however_it_ends(monkeypatch, book, capsys, end):
+    monkeypatch.setitem(STUDIES, "small", fake(SMALL))
+    run_study("small")
+    path = book / "runs" / "small.jsonl"
+    whole = path.read_bytes()
+    path.write_bytes(whole.rstrip() + end.encode())
+    monkeypatch.setitem(STUDIES, "small", fake(SMALL, SMALL | {"seed": 1}))
+    assert run_study("small") == 1 and "cut off" not in capsys.readouterr().out
+    assert path.read_bytes().startswith(whole) and path.read_bytes().count(b"\n") == 2
+
+
+def test_damage_elsewhere_is_refused_before_anything_is_run(monkeypatch, book):
+    study_of(monkeypatch, SMALL, run=None)
+    (book / "runs").mkdir()
+    (book / "runs" / "small.jsonl").write_text('{"b": \n{"settings": {}}\n', encoding="utf-8")
+    with pytest.raises(ValueError, match="line 1"):
+        run_study("small")
+
+
+def test_a_line_that_no_longer_fits_leaves_the_file_as_it_was(monkeypatch, book):
+    monkeypatch.setitem(STUDIES, "small", fake(SMALL))
+    run_study("small")
+    path = book / "runs" / "small.jsonl"
+    before = path.read_bytes()
+
+    def full(handle):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setitem(STUDIES, "small", fake(SMALL, SMALL | {"seed": 1}))
+    with monkeypatch.context() as patch:
+        patch.setattr(results.os, "fsync", full)
+        with pytest.raises(OSError, match="No space"):
+            run_study("small")
+    assert path.read_bytes() == before
+    assert run_study("small") == 1
+
+
+def fake(*points, ran=None):
+    """A study whose runs take no time and are noted in `ran`."""
+
+    def run(point, *, folder):
+        (ran if ran is not None else []).append(point)
+        return {"valid": [1.0]}
+
+    return Study("Is it quick?", 1, lambda lines: list(points), run)
+
+
+@pytest.mark.parametrize("kind", ["a folder in its place", "no folder for it", "a full disk"])
+def test_a_file_that_cannot_be_written_is_found_out_before_the_run(monkeypatch, book, kind):
+    ran = []
+    monkeypatch.setitem(STUDIES, "small", fake(SMALL, ran=ran))
+    if kind == "a folder in its place":
+        (book / "runs" / "small.jsonl").mkdir(parents=True)
+    elif kind == "no folder for it":
+        (book / "runs").write_text("a file")
+    else:
+        (book / "runs").mkdir()
+        monkeypatch.setattr(studies, "open", nearly_full, raising=False)
+    with pytest.raises(OSError, match="small.jsonl|runs|No space"):
+        run_study("small")
+    assert ran == []
+    assert not (book / "runs" / "small.jsonl").is_file()
+
+
+def nearly_full(*args):
+    """`open`, on a disk that has room for ten bytes."""
+    file = io.FileIO(args[0], args[1].replace("b", ""))
+
+    class Nearly:
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            file.close()
+
+        def write(self, data):
+            return file.write(data[:10])
+
+        def __getattr__(self, name):
+            return getattr(file, name)
+
+    return Nearly()
+
+
+def test_the_trial_leaves_no_trace(monkeypatch, book):
+    path = book / "runs" / "small.jsonl"
+    path.parent.mkdir()
+    studies._check_writable(path)
+    assert not path.exists()
+    path.write_text('{"settings": {}}\n', encoding="utf-8")
+    studies._check_writable(path)
+    assert path.read_text(encoding="utf-8") == '{"settings": {}}\n'
+
+
+def test_a_study_is_run_by_one_process_at_a_time(monkeypatch, book):
+    def run(point, *, folder):
+        with pytest.raises(TimeoutError, match="small is being run by another process"):
+            run_study("small")
+        assert run_study("other") == ("seed" not in point)  # another study may
+        return {"valid": [1.0]}
+
+    monkeypatch.setitem(STUDIES, "other", fake(SMALL))
+    study_of(monkeypatch, SMALL, SMALL | {"seed": 1}, run=run)
+    assert run_study("small") == 2 and len(load("small")) == 2
+    assert sorted(p.name for p in (book / "runs").iterdir()) == ["other.jsonl", "small.jsonl"]
+
+
+# ---- running again ----------------------------------------------------------------------------
+
+
+def test_a_run_that_went_on_from_another_is_run_again(monkeypatch, book, tmp_path):
+    one, two = SMALL | {"label": "one"}, SMALL | {"label": "two", "after": "one"}
+    study_of(monkeypatch, one, two)
+    run_study("small")
+    line = load("small")[1]
+    before = tree(tmp_path / "runs")
+    assert rerun(line, 1) == pytest.approx(line["valid"][:1], rel=1e-5)
+    assert tree(tmp_path / "runs") == before  # the study's own checkpoints are left alone
+    shutil.move(tmp_path / "runs" / "small", tmp_path / "elsewhere")
+    with pytest.raises(FileNotFoundError, match="small/one: not there; .*`charlm study small`"):
+        rerun(line, 1)
+    assert rerun(line, 1, work=tmp_path / "elsewhere") == pytest.approx(line["valid"][:1], rel=1e-5)
+
+
+def tree(folder):
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path: path.read_bytes() for path in files}
+
+
+def test_a_diverged_run_is_never_chosen(monkeypatch, book):
+    def line(lr, **more):
+        return {"settings": SMALL | {"lr": lr, "tune": True}, **more}
+
+    lines = [
+        line(1, valid=[1.0], diverged="step 9"),
+        line(2, valid=[1.5, 1.2]),
+        line(3, valid=[], diverged="step 0"),
+        line(4, valid=[1.4, math.nan]),
+    ]
+    monkeypatch.setattr(studies, "tuning", lambda name: lines)
+    assert studies.chosen("small") == SMALL | {"lr": 2}
+    del lines[1]
+    with pytest.raises(ValueError, match="small: no run of its search"):
+        studies.chosen("small")
 
 
 # ---- the search, and looks at the held-out text -----------------------------------------------

@@ -7,6 +7,7 @@ import threading
 import pytest
 import torch
 import torch.nn.functional as F
+from test_resume import Stopped
 
 from charlm_utils import training
 from charlm_utils.batching import (
@@ -16,9 +17,14 @@ from charlm_utils.batching import (
     StreamBatches,
     context_windows,
 )
-from charlm_utils.checkpoint import load_checkpoint
+from charlm_utils.checkpoint import (
+    CheckpointError,
+    has_checkpoint,
+    load_checkpoint,
+    load_made,
+)
 from charlm_utils.models import CharLM, LoopModel, make_core
-from charlm_utils.schedules import learning_rate
+from charlm_utils.schedules import Cycles, decay_groups, learning_rate
 from charlm_utils.training import (
     History,
     TrainingDiverged,
@@ -410,7 +416,9 @@ def test_clip_and_carry_state_reach_the_steps(monkeypatch):
         {"lr": math.inf},
         {"clip": 0},
     ]
-    + [{"clip": -1.0}, {"clip": math.nan}, {"precision": "fp16"}, {"schedule": "cosin"}],
+    + [{"clip": -1.0}, {"clip": math.nan}, {"precision": "fp16"}, {"schedule": "cosin"}]
+    + [{"warmup_steps": -1}, {"weight_decay": -0.1}, {"weight_decay": math.inf}]
+    + [{"seed": 2**64}, {"seed": -(2**63) - 1}],
 )
 def test_settings_that_make_no_sense(bad, tmp_path):
     model = new_model()
@@ -459,14 +467,18 @@ def test_a_loss_that_is_no_number_stops_training(tmp_path, bad, at, epochs_done)
     with pytest.raises(TrainingDiverged) as caught:
         run(model, checkpoint_dir=tmp_path / "out", vocab=vocab)
     message, history = str(caught.value), caught.value.history
-    assert f"step {at} " in message and "nan" in message and str(tmp_path / "out") in message
+    assert f"step {at} " in message and "nan" in message
+    kept = f"the last good checkpoint is in {tmp_path / 'out'}"
+    assert message.endswith(kept if epochs_done else "nothing was saved")
+    assert has_checkpoint(tmp_path / "out") is bool(epochs_done)
     assert history.train == good.train[:epochs_done] and history.valid == good.valid[:epochs_done]
     assert weights(model).isfinite().all()
     saved, saved_vocab, saved_history = load_checkpoint(tmp_path / "out")
     assert weights(saved).isfinite().all() and saved_vocab == vocab
     assert saved_history.train == good.train[:epochs_done]
-    if epochs_done == 0:
+    if epochs_done == 0:  # nothing in the way of another try
         assert torch.equal(weights(saved), weights(new_model()))
+        assert run(new_model(), checkpoint_dir=tmp_path / "out", vocab=vocab).valid == good.valid
 
 
 def test_the_last_good_loss_is_told():
@@ -539,3 +551,132 @@ def test_history_is_where_it_is_looked_for():
     assert training.History is History is checkpoint.History
     assert training.train_step is steps.train_step
     assert training.detach_state is steps.detach_state
+
+
+# ---- what ends otherwise -------------------------------------------------------------------------
+
+
+def ignoring(batches, columns):
+    """The batches with all targets of some of them ignored."""
+    pairs = [(x, y.clone()) for x, y in batches]
+    for number in columns:
+        pairs[number][1].fill_(IGNORE)
+    kind = {"contiguous": batches.contiguous, "__iter__": lambda self: iter(pairs)}
+    return type("Ignoring", (), kind)()
+
+
+def test_a_batch_without_targets_does_not_spoil_the_loss():
+    model, batches = new_model(), StreamBatches(ids(81), 4, 5)
+    model.eval()
+    logits, _ = model(torch.cat([x for x, _ in batches], dim=1))
+    losses = F.cross_entropy(
+        logits.transpose(1, 2), torch.cat([y for _, y in batches], dim=1), reduction="none"
+    )
+    expected = torch.cat([losses[:, :5], losses[:, 10:]], dim=1).mean().item()
+    assert evaluate(model, ignoring(batches, [1])) == pytest.approx(expected, rel=1e-6)
+    with pytest.raises(ValueError, match="no target"):
+        evaluate(model.train(), ignoring(batches, range(4)))
+    assert model.training
+
+
+def test_a_batch_without_targets_is_not_learnt_from():
+    model = new_model()
+    before, optimizer = weights(model).clone(), torch.optim.SGD(model.parameters(), 0.1)
+    x, y = next(iter(StreamBatches(ids(41), 4, 10)))
+    with pytest.raises(ValueError, match="without a target"):
+        train_step(model, x, torch.full_like(y, IGNORE), optimizer)
+    assert torch.equal(before, weights(model))
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_evaluate_that_fails_leaves_the_mode(mode):
+    model = new_model().train(mode)
+    x, y = next(iter(StreamBatches(ids(41), 4, 10)))
+    broken = type("Broken", (), {"contiguous": True, "__iter__": lambda self: iter([(x + V, y)])})
+    with pytest.raises(IndexError):
+        evaluate(model, broken())
+    assert model.training is mode
+
+
+def test_seconds_never_run_backwards(monkeypatch):
+    """As where a virtual machine's clock is set back in mid-run."""
+    clock = iter([100.0, 107.0, 50.0, 20.0, 10.0, 15.0, *range(100, 200)])
+    monkeypatch.setattr(training.time, "perf_counter", lambda: next(clock))
+    assert run(new_model(), epochs=3).seconds == [7.0, 7.0, 12.0]
+
+
+def test_more_epochs_are_the_same_run_however_often_it_is_stopped(tmp_path):
+    """From where the first run ended; the rate follows the schedule of the longer one."""
+    run(new_model(dropout=0.3), checkpoint_dir=tmp_path / "whole", epochs=2)
+    run(new_model(dropout=0.3), checkpoint_dir=tmp_path / "parts", epochs=2)
+    more = {"epochs": 5, "resume": True, "change_epochs": True}
+    models = {"whole": new_model(dropout=0.3), "parts": new_model(dropout=0.3)}
+    expected = run(models["whole"], checkpoint_dir=tmp_path / "whole", **more)
+    for last in (3, 4, None):
+        models["parts"] = new_model(dropout=0.3)
+        options = more | {"stop_after": last}
+        history = run(models["parts"], checkpoint_dir=tmp_path / "parts", **options)
+    assert history.train == expected.train and history.valid == expected.valid
+    assert torch.equal(weights(models["whole"]), weights(models["parts"]))
+    assert len(history.valid) == 5 and not history.interrupted
+    with pytest.raises(CheckpointError, match="5 epochs were begun, which is more than 4"):
+        run(new_model(dropout=0.3), checkpoint_dir=tmp_path / "whole", **more | {"epochs": 4})
+    longer = more | {"train": StreamBatches(ids(141), 4, 5)}
+    with pytest.raises(CheckpointError, match="had not 7 updates"):
+        run(new_model(dropout=0.3), checkpoint_dir=tmp_path / "whole", **longer)
+
+
+def test_the_rate_of_more_epochs(monkeypatch, tmp_path):
+    seen, plain = [], training.train_step
+
+    def watch(model, x, y, optimizer, *args, **kwargs):
+        seen.append(optimizer.param_groups[0]["lr"])
+        return plain(model, x, y, optimizer, *args, **kwargs)
+
+    run(new_model(), checkpoint_dir=tmp_path, epochs=2)
+    monkeypatch.setattr(training, "train_step", watch)
+    run(new_model(), checkpoint_dir=tmp_path, epochs=4, resume=True, change_epochs=True)
+    assert seen == [learning_rate(step, 24, 0.01) for step in range(12, 24)]
+
+
+def test_how_it_was_made_is_saved_with_each_checkpoint(tmp_path):
+    made = {"text": "any", "cut": 3}
+    run(new_model(), checkpoint_dir=tmp_path, epochs=3, schedule=Cycles(1, 2, 2), made=made)
+    assert [load_made(tmp_path / name) for name in (".", "cycle-1", "cycle-2")] == [made] * 3
+
+
+def test_a_display_that_fails_is_no_failure_of_the_run(monkeypatch, tmp_path):
+    def fail(*args, **options):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.delenv("CHARLM_QUIET")
+    expected = run(new_model(), progress=False)
+    for name in ("update", "clear"):
+        monkeypatch.setattr(training.tqdm, name, fail)
+    monkeypatch.setattr("builtins.print", fail)
+    assert run(new_model(), checkpoint_dir=tmp_path, progress=True).valid == expected.valid
+    assert len(load_checkpoint(tmp_path)[2].valid) == 3
+
+
+@pytest.mark.parametrize("schedule", ["step", "constant", lambda progress: 1 - progress])
+@pytest.mark.parametrize("core", ["rnn", "gru", "lstm", "residual-gru"])
+def test_dropout_between_layers_goes_on_where_it_was(tmp_path, core, schedule):
+    """Stopped and resumed with groups of its own, under each schedule, to the last bit."""
+
+    def begin(rate=0.4):
+        torch.manual_seed(0)
+        return CharLM(V, E, make_core(core, E, H, 2, rate), dropout=0.2)
+
+    def go(model, train=None, **options):
+        options |= {"groups": decay_groups(model, 0.3), "schedule": schedule}
+        return run(model, train=train, **options)
+
+    whole, again = begin(), begin()
+    expected = go(whole)
+    first = go(begin(), Stopped(StreamBatches(ids(121), 4, 5), 9), checkpoint_dir=tmp_path)
+    assert first.interrupted and len(first.valid) == 1
+    torch.manual_seed(99)
+    history = go(again, checkpoint_dir=tmp_path, resume=True)
+    assert (history.train, history.valid) == (expected.train, expected.valid)
+    assert torch.equal(weights(again), weights(whole))
+    assert go(begin(0.0)).train != expected.train  # the rate does something

@@ -217,9 +217,9 @@ def outputs_near(cells, place):
     return "\n".join(texts)
 
 
-def known_values():
+def known_values(root=ROOT):
     """{key: value} of results.json and published.json, and {±key: spread}."""
-    folder = ROOT / "book"
+    folder = root / "book"
     rows = json.loads((folder / "published.json").read_text(encoding="utf-8"))
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     spreads = json.loads((folder / "spreads.json").read_text(encoding="utf-8"))
@@ -369,13 +369,16 @@ def fill(path, values):
                 changes = {}
                 cell.source = filled(cell.source, values, changes)
                 for code in following(nb.cells, place):
-                    code.source = ALT.sub(
-                        lambda match, new=changes: replaced(match[0], new), code.source
-                    )
+                    fill_alt_texts(code, changes)
         new = nbformat.writes(nb) + "\n"
     if new != old:
         path.write_text(new, encoding="utf-8")
     return new != old
+
+
+def fill_alt_texts(cell, changes):
+    """Write new numbers into what a code cell says about its plots."""
+    cell.source = ALT.sub(lambda match: replaced(match[0], changes), cell.source)
 
 
 def suggest(path, values):

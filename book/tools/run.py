@@ -10,6 +10,7 @@ A notebook that fails stays as it was. Outputs made with the stand-in corpus are
 import argparse
 import ast
 import base64
+import contextlib
 import hashlib
 import io
 import os
@@ -78,9 +79,12 @@ def corpora_needed(nb):
     """Known corpora that the notebook hands to `load_corpus`, sorted.
 
     Literal first arguments count. Where an argument is computed, every string of the notebook's
-    code that names a known corpus counts.
+    code that names a known corpus counts. A cell that is no Python names none: running it fails.
     """
-    nodes = [node for cell in code_cells(nb) for node in ast.walk(cell_tree(cell.source))]
+    nodes = []
+    for cell in code_cells(nb):
+        with contextlib.suppress(SyntaxError):
+            nodes += ast.walk(cell_tree(cell.source))
     calls = [n for n in nodes if isinstance(n, ast.Call) and _called(n) == "load_corpus" and n.args]
     if not calls:
         return []
@@ -273,7 +277,7 @@ def main(argv=None):
     failed = False
     for path in options.notebooks:
         start = time.monotonic()
-        error = job(path)
+        error = job(path) if path.is_file() else f"{path}: there is no such notebook"
         failed |= error is not None
         if error:
             print(error, file=sys.stderr, flush=True)

@@ -25,7 +25,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load
 from safetensors.torch import save as to_bytes
 
 from charlm_utils import saves
@@ -40,7 +40,7 @@ from charlm_utils.checkpoint import (
 from charlm_utils.models import CharLM, make_core
 from charlm_utils.resume import load_run
 from charlm_utils.saves import checksum, sign, to_json
-from charlm_utils.training import fit, make_optimizer
+from charlm_utils.training import TrainingDiverged, fit, make_optimizer
 from charlm_utils.vocab import CharVocab
 
 VOCAB = CharVocab("abcdefg")
@@ -79,9 +79,8 @@ def content(folder: Path) -> dict:
     return {"weights": tensors, "vocab": characters, "dropout": model.dropout} | losses
 
 
-def place(folder: Path) -> dict:
+def place(settings: dict, folder: Path) -> dict:
     """All that a run would go on from, in the same form; training itself is left untouched."""
-    settings = json.loads((folder / "state.json").read_text(encoding="utf-8"))["settings"]
     model, before = new_model(), torch.get_rng_state()
     groups = [{"params": list(model.parameters()), "scale": 1.0}]
     optimizer = make_optimizer(groups, 0.01, (0.9, 0.99))
@@ -284,7 +283,9 @@ def damage_files(options: argparse.Namespace, folder: Path) -> Outcome:
     chance, here, other = random.Random(options.seed), folder / "run", folder / "other"
     train(here, stop_after=1)
     train(other, seed=1, stop_after=1)
-    readers = {"model": content, "run": place, "history": lambda at: asdict(load_history(at))}
+    settings = json.loads((here / "state.json").read_text(encoding="utf-8"))["settings"]
+    run = functools.partial(place, settings)
+    readers = {"model": content, "run": run, "history": lambda at: asdict(load_history(at))}
     readers |= {"made": load_made}
     wanted = {name: read(here) for name, read in readers.items()}
     broke = []
@@ -350,7 +351,7 @@ def crafted_json(folder: Path, chance: random.Random):
 def crafted_tensors(folder: Path, chance: random.Random):
     """Every tensor, of another shape, type or range, or gone, or under another name."""
     for name in ("model.safetensors", "optimizer.safetensors"):
-        whole = load_file(folder / name)
+        whole = load((folder / name).read_bytes())
         for key, tensor in whole.items():
             flat = tensor.flatten()
             odd = {"short": flat[: len(flat) // 2].clone(), "empty": flat[:0].clone()}
@@ -377,6 +378,8 @@ def use(folder: Path) -> dict:
     model(torch.zeros(1, 3, dtype=torch.int64))
     try:
         train(folder)
+    except TrainingDiverged:
+        pass  # as it may with moments as large as these
     finally:
         shutil.rmtree(folder)
     return {}
@@ -398,11 +401,22 @@ def craft(options: argparse.Namespace, folder: Path) -> Outcome:
 
 # ---- all of them ------------------------------------------------------------------------------
 
+
+def ask_bad_servers(options: argparse.Namespace, folder: Path) -> Outcome:
+    """Servers that drip, lie, break off or never end, against a cap and a deadline."""
+    from soak_servers import campaign
+
+    said: list[str] = []
+    counts = campaign(options.servers, options.seed, said.append)
+    return sum(tried for tried, _ in counts.values()), said
+
+
 CAMPAIGNS: dict[str, tuple[str, Callable[[argparse.Namespace, Path], Outcome]]] = {
     "stops": ("saves stopped at every point", stop_saves),
     "kills": ("training killed at random", kill_training),
     "damage": ("damaged files of checkpoints", damage_files),
     "crafted": ("crafted checkpoints", craft),
+    "servers": ("downloads from bad servers", ask_bad_servers),
 }
 
 
@@ -412,6 +426,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", nargs="+", choices=CAMPAIGNS, default=list(CAMPAIGNS))
     parser.add_argument("--kills", type=int, default=200, help="of training, at random moments")
     parser.add_argument("--damage", type=int, default=500, help="files to damage")
+    parser.add_argument("--servers", type=int, default=120, help="downloads from bad servers")
     parser.add_argument("--stops", nargs="+", choices=STOPS, default=list(STOPS))
     parser.add_argument("--seed", type=int, default=0)
     options, rows, failed = parser.parse_args(arguments), [], False
