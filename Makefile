@@ -51,7 +51,7 @@ soak: $(READY)
 OLDEST := $(shell sed -n 's/^ *"\(.*\)>=\([0-9.]*\)".*/\1==\2/p' pyproject.toml)
 oldest:
 	test -d .venv-oldest || $(PYTHON) -m venv .venv-oldest
-	.venv-oldest/bin/pip install --quiet $(OLDEST) "fastprogress<1.1" pytest
+	.venv-oldest/bin/pip install --quiet $(OLDEST) "fastprogress<1.1" pytest pyyaml nbformat
 	OMP_NUM_THREADS=1 PYTHONPATH=. .venv-oldest/bin/python -m pytest -q \
 	  $(shell grep -L "book_reader\|small_notebooks" tests/test_*.py)
 
