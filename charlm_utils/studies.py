@@ -84,8 +84,8 @@ def run_study(name: str, *, work: Path | None = None, search: bool = False) -> i
     """Run what is missing of a study; returns the number of runs done now.
 
     `work` (default `runs/NAME`) holds the checkpoints from which a stopped run goes on.
-    `search` ends it before the first run that is scored on the held-out text. In a
-    repository such a run waits until the search before it is committed: `ValueError`.
+    `search` leaves out the runs that are scored on the held-out text. In a repository such a
+    run waits until the search before it is committed: `ValueError`.
 
     Before each run it is tried whether its line can be written: `OSError`. A study is run by one
     process at a time: `TimeoutError`. A last line that was cut off, by a lost machine or a full
@@ -100,10 +100,8 @@ def run_study(name: str, *, work: Path | None = None, search: bool = False) -> i
 
 def _run_missing(study: Study, name: str, work: Path, search: bool) -> int:
     done = 0
-    while (point := _next_point(study, lines := _finished(name))) is not None:
+    while (point := _next_point(study, lines := _finished(name), search)) is not None:
         tuning = point.get("tune", False)
-        if search and not tuning:
-            break
         if not tuning:
             _check_search(name, lines)
         _check_writable(_path(name))
@@ -240,8 +238,8 @@ def _finished(name: str) -> list[Line]:
     return load(name) if _path(name).is_file() else []
 
 
-def _next_point(study: Study, lines: list[Line]) -> dict | None:
-    points = study.points(lines)
+def _next_point(study: Study, lines: list[Line], search: bool) -> dict | None:
+    points = [p for p in study.points(lines) if p.get("tune") or not search]
     return next((p for p in points if not any(li["settings"] == p for li in lines)), None)
 
 

@@ -477,6 +477,14 @@ def test_a_search_ends_before_the_held_out_text_is_read(monkeypatch, book):
     assert finals == [RATES[0] | {"lr": best, "seed": seed} for seed in (0, 1)]
 
 
+def test_a_search_goes_on_past_a_run_on_the_held_out_text(monkeypatch, book):
+    """As in `lstm_chosen`, where such a run may stand before the last of the search."""
+    mixed = [RATES[0] | {"tune": True}, RATES[0], RATES[1] | {"tune": True}]
+    study_of(monkeypatch, *mixed)
+    assert run_study("small", search=True) == 2
+    assert [line["settings"] for line in load("small")] == [mixed[0], mixed[2]]
+
+
 def test_a_study_without_a_search_has_nothing_to_do_before(monkeypatch, book):
     study_of(monkeypatch, SMALL)
     assert run_study("small", search=True) == 0
