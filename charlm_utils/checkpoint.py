@@ -18,6 +18,7 @@ from safetensors.torch import save as to_bytes
 from torch import nn
 
 from charlm_utils import __version__
+from charlm_utils.data import CharVocab
 from charlm_utils.models import CharLM, core_name, core_options, make_core
 from charlm_utils.saves import (
     CheckpointError,
@@ -26,7 +27,6 @@ from charlm_utils.saves import (
     check_sum,
     checksum,
     exists,
-    lock_folder,
     open_file,
     parse_json,
     portable,
@@ -40,11 +40,6 @@ from charlm_utils.saves import (
     to_json,
     write_files,
 )
-from charlm_utils.vocab import CharVocab
-
-__all__ = ["CheckpointError", "History", "check_config", "checkpoint_files", "has_checkpoint"]
-__all__ += ["load_checkpoint", "load_history", "load_made", "load_weights", "lock_folder"]
-__all__ += ["portable", "read_json", "save_checkpoint", "to_json", "write_files"]
 
 PRETRAINED = Path(__file__).parent / "pretrained"
 FILES = ("model.safetensors", "config.json", "history.json")

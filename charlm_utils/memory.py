@@ -13,9 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from charlm_utils.batching import IGNORE
+from charlm_utils.data import IGNORE, CharVocab
 from charlm_utils.sampling import eval_mode
-from charlm_utils.vocab import CharVocab
 
 QUOTATION = re.compile(r'(?<![a-z.,])"([^"]{1,160})"(?![a-z])')  # neither apostrophe nor a closing
 

@@ -11,11 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from charlm_utils.cells import DropoutLSTM, GRUCell, LSTMCell, ReLUGRU, RNNCell
-
-__all__ = ["CORES", "CharLM", "ConcatLoopModel", "DropoutLSTM", "Ensemble", "GRUCell", "LSTMCell"]
-__all__ += ["LoopModel", "RNNCell", "ReLUGRU", "ResidualGRU", "ThreeCharModel"]
-__all__ += ["core_name", "core_options", "count_parameters", "make_core"]
+from charlm_utils.cells import DropoutLSTM, ReLUGRU
 
 
 class ThreeCharModel(nn.Module):
@@ -183,8 +179,6 @@ class Ensemble(nn.Module):
 
 CORES = {"rnn": nn.RNN, "gru": nn.GRU, "lstm": nn.LSTM, "relu-gru": ReLUGRU}
 CORES |= {"residual-gru": ResidualGRU}
-
-
 SWITCHES = ("skips", "projected", "norm", "projection")  # of `ResidualGRU`
 RATES = ("input_dropout", "between", "recurrent")  # of `DropoutLSTM`
 OPTIONS = {"rnn": ("bias", "nonlinearity"), "gru": ("bias",), "lstm": ("bias", *RATES)}

@@ -21,15 +21,16 @@ from torch import Tensor
 
 from charlm_utils.checkpoint import (
     FILES,
-    CheckpointError,
     History,
     check_config,
     checkpoint_files,
     load_history,
     read_weights,
 )
+from charlm_utils.data import CharVocab
 from charlm_utils.models import CharLM, core_name
 from charlm_utils.saves import (
+    CheckpointError,
     Header,
     check_finite,
     check_sum,
@@ -43,7 +44,6 @@ from charlm_utils.saves import (
     sign,
     write_files,
 )
-from charlm_utils.vocab import CharVocab
 
 State = Tensor | tuple[Tensor, ...] | None
 TENSORS = "optimizer.safetensors"

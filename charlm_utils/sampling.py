@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from charlm_utils.data import CharVocab
 from charlm_utils.resume import State
-from charlm_utils.vocab import CharVocab
 
 
 def scaled_probs(logits: Tensor, temperature: float = 1.0, top_k: int | None = None) -> Tensor:

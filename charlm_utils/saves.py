@@ -32,12 +32,12 @@ try:
 except ImportError:  # Windows
     import msvcrt
 
+
 PART, READY, LOCK = ".save.part", ".save", ".lock"
 JSON_LIMIT = 16 * 2**20  # bytes; a thousand epochs take a tenth of a megabyte
 HEADER_LIMIT = 2**20  # bytes; a hundred layers take a twentieth of it
 BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8}
 BITS |= {"U8": 8, "BOOL": 8, "U16": 16, "U32": 32, "U64": 64, "C64": 64, "F8_E4M3": 8, "F8_E5M2": 8}
-
 Header = dict[str, tuple[str, tuple[int, ...]]]  # the type (F32 …) and shape of each tensor
 
 

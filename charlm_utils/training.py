@@ -4,47 +4,86 @@ import contextlib
 import math
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from charlm_utils.averaging import (
-    keep_mean,
-    mean_for_saving,
-    mean_weights,
-    take_mean,
-    walk_on,
-)
-from charlm_utils.batching import IGNORE
-from charlm_utils.checkpoint import (
-    CheckpointError,
-    History,
-    has_checkpoint,
-    lock_folder,
-    save_checkpoint,
-)
+from charlm_utils.checkpoint import History, has_checkpoint, save_checkpoint
+from charlm_utils.data import IGNORE, CharVocab
 from charlm_utils.device import autocast, pick_precision
-from charlm_utils.resume import Position, load_run, save_run, stop_signals
-from charlm_utils.schedules import (
+from charlm_utils.optim import (
     Cycles,
     Plan,
     Schedule,
     check_schedule,
     check_settings,
     describe_group,
+    keep_mean,
+    mean_for_saving,
+    mean_weights,
     parameter_groups,
+    take_mean,
+    walk_on,
 )
-from charlm_utils.steps import TrainingDiverged, detach_state, mean_loss, train_step
-from charlm_utils.vocab import CharVocab
+from charlm_utils.resume import Position, State, load_run, save_run, stop_signals
+from charlm_utils.saves import CheckpointError, lock_folder
+from charlm_utils.terminal import Display
 
-__all__ = ["History", "TrainingDiverged", "detach_state", "evaluate", "fit", "make_optimizer"]
-__all__ += ["mean_loss", "train_epoch", "train_step"]
+
+class TrainingDiverged(FloatingPointError):
+    """The loss is no longer a finite number; `history` holds the epochs that were."""
+
+    history: History | None = None
+
+
+def detach_state(state: State) -> State:
+    """Keep a state's values and drop its history, so that no gradient crosses the cut."""
+    if isinstance(state, tuple):
+        return tuple(part.detach() for part in state)
+    return None if state is None else state.detach()
+
+
+def mean_loss(logits: Tensor, y: Tensor) -> Tensor:
+    """Cross-entropy in nats per character; (B, T, V) with (B, T), or (B, V) with (B,)."""
+    wide = logits.to(torch.promote_types(logits.dtype, torch.float32))  # bf16 has too few digits
+    return F.cross_entropy(wide.flatten(0, -2), y.flatten(), ignore_index=IGNORE)
+
+
+def train_step(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    optimizer: torch.optim.Optimizer,
+    state: State = None,
+    *,
+    clip: float | None = 1.0,
+    precision: str = "float32",
+) -> tuple[float, State]:
+    """One update. Returns the loss before it (nats per character) and the detached state.
+
+    Raises `TrainingDiverged` where that loss is not finite, and `ValueError` where no target of
+    `y` counts; the weights are then as they were.
+    """
+    with autocast(x.device, precision):
+        logits, state = model(x, state)
+    loss = mean_loss(logits, y)
+    value = loss.item()
+    if not math.isfinite(value):  # before the update: the weights are still good
+        if not (y != IGNORE).any():
+            raise ValueError("a batch without a target that counts can't be learnt from")
+        raise TrainingDiverged(f"the loss is {value}")
+    optimizer.zero_grad()
+    loss.backward()
+    if clip is not None:
+        nn.utils.clip_grad_norm_(model.parameters(), clip)
+    optimizer.step()
+    return value, detach_state(state)
 
 
 def train_epoch(
@@ -194,44 +233,6 @@ def _hang_up(stop: threading.Event) -> Iterator[None]:
         yield
     finally:
         signal.signal(number, signal.SIG_DFL)
-
-
-class Display:
-    """What a run shows: a bar on stderr after a few seconds, a line on stdout for each epoch.
-
-    Neither may end the run: a reader that has gone, or a full disk behind a stream, is no
-    reason to lose a training. `progress=None` shows both unless `CHARLM_QUIET` is 1.
-    """
-
-    def __init__(self, steps: int, done: int, progress: bool | None):
-        self.quiet = not progress if progress is not None else os.environ.get("CHARLM_QUIET") == "1"
-        hidden = self.quiet or sys.stderr is None  # there is none under pythonw, or after 2>&-
-        options = {"total": steps, "initial": done, "delay": 3}
-        try:
-            self.bar = tqdm(**options, disable=hidden)
-        except (OSError, ValueError):
-            self.bar = tqdm(**options, disable=True)
-
-    def update(self) -> None:
-        """One update more."""
-        with contextlib.suppress(OSError, ValueError):
-            self.bar.update()
-
-    def say(self, line: str) -> None:
-        """A line above the bar."""
-        if self.quiet:
-            return
-        with contextlib.suppress(OSError, ValueError):
-            self.bar.clear()
-        with contextlib.suppress(OSError, ValueError):
-            print(line, flush=True)
-
-    def __enter__(self) -> "Display":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            self.bar.close()
 
 
 class _Run:

@@ -9,7 +9,7 @@ import pytest
 from book_reader import ROOT, tool
 from small_notebooks import project, with_cells
 
-from charlm_utils import results
+from charlm_utils.book import results
 
 anywhere = tool("anywhere")
 
@@ -225,7 +225,7 @@ TRAINING = """\
 import torch
 from torch import nn
 
-from charlm_utils.results import record
+from charlm_utils.book.results import record
 
 torch.manual_seed(0)
 x = torch.randn(64, 8).double()
@@ -241,7 +241,7 @@ print(f"{loss.item():.2f}")"""
 DRAWS = "print(torch.randint(10**9, (3,)).tolist())"
 BEFORE = """\
 import torch
-from charlm_utils.results import record
+from charlm_utils.book.results import record
 torch.manual_seed(1)
 record("01.b", torch.nn.Linear(4, 4)(torch.ones(4)).sum().item())
 print(torch.randint(10**9, (3,)).tolist())"""
@@ -252,7 +252,7 @@ def printed(*sources):
     lines, kept, scope = [], {}, {}
     for source in sources:
         scope["print"], out = (lambda text, out=lines: out.append(str(text))), len(lines)
-        code = source.replace("from charlm_utils.results import record", "")
+        code = source.replace("from charlm_utils.book.results import record", "")
         scope["record"] = kept.__setitem__
         eval(compile(code, "cell", "exec"), scope)
         assert len(lines) == out + 1

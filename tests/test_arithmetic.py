@@ -8,8 +8,20 @@ import torch
 from book_reader import ROOT
 from torch import nn
 
-from charlm_utils import sweeps_sums
-from charlm_utils.arithmetic import (
+from charlm_utils.book.studies import ch09 as sweeps_sums
+from charlm_utils.book.studies.ch09 import (
+    StartsFrom,
+    exact_by_carries,
+    sums_run,
+    teach,
+    tutor_and_exam,
+)
+from charlm_utils.checkpoint import load_checkpoint
+from charlm_utils.data import IGNORE, CharVocab
+from charlm_utils.models import CharLM
+from charlm_utils.saves import CheckpointError
+from charlm_utils.training import fit, mean_loss
+from charlm_utils.tutor import (
     NUL,
     SYMBOLS,
     Char2Vec,
@@ -28,19 +40,6 @@ from charlm_utils.arithmetic import (
     sensei,
     split_pairs,
 )
-from charlm_utils.batching import IGNORE
-from charlm_utils.checkpoint import CheckpointError, load_checkpoint
-from charlm_utils.models import CharLM
-from charlm_utils.steps import mean_loss
-from charlm_utils.sweeps_sums import (
-    StartsFrom,
-    exact_by_carries,
-    sums_run,
-    teach,
-    tutor_and_exam,
-)
-from charlm_utils.training import fit
-from charlm_utils.vocab import CharVocab
 
 VOCAB = CharVocab(SYMBOLS)
 WRITTEN = Form(reverse=False, width=2)

@@ -7,17 +7,10 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from charlm_utils.averaging import (
-    keep_mean,
-    mean_for_saving,
-    mean_weights,
-    take_mean,
-    walk_on,
-)
-from charlm_utils.batching import StreamBatches
 from charlm_utils.checkpoint import load_checkpoint
+from charlm_utils.data import StreamBatches
 from charlm_utils.models import CharLM
-from charlm_utils.schedules import Cycles
+from charlm_utils.optim import Cycles, keep_mean, mean_for_saving, mean_weights, take_mean, walk_on
 from charlm_utils.training import evaluate, fit
 
 

@@ -12,7 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from charlm_utils.baselines import (
+from charlm_utils.corpora import load_corpus
+from charlm_utils.data import CharVocab, letters_only, split_text
+from charlm_utils.ngram import (
     FALLBACK_DISCOUNTS,
     SHORTEST,
     NGram,
@@ -20,9 +22,6 @@ from charlm_utils.baselines import (
     extra_bytes,
     floors,
 )
-from charlm_utils.batching import split_text
-from charlm_utils.corpora import letters_only, load_corpus
-from charlm_utils.vocab import CharVocab
 
 SMOOTHINGS = ("kneser-ney", "witten-bell")
 

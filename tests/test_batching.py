@@ -6,7 +6,7 @@ import random
 import pytest
 import torch
 
-from charlm_utils.batching import (
+from charlm_utils.data import (
     IGNORE,
     RandomWindows,
     ShuffledBatches,

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from charlm_utils.cells import GRUCell, LSTMCell
-from charlm_utils.models import CharLM, DropoutLSTM, Ensemble, core_name
+from charlm_utils.cells import DropoutLSTM, GRUCell, LSTMCell
+from charlm_utils.models import CharLM, Ensemble, core_name
 
 E, H, B, T = 5, 8, 3, 7
 PAIRS = [(GRUCell, nn.GRUCell), (LSTMCell, nn.LSTMCell)]

@@ -11,8 +11,8 @@ from book_reader import tool
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from charlm_utils.cells import DropoutLSTM, ReLUGRU
 from charlm_utils.checkpoint import (
-    CheckpointError,
     History,
     has_checkpoint,
     load_checkpoint,
@@ -20,8 +20,9 @@ from charlm_utils.checkpoint import (
     load_made,
     save_checkpoint,
 )
-from charlm_utils.models import CharLM, DropoutLSTM, ReLUGRU, core_options, make_core
-from charlm_utils.vocab import CharVocab
+from charlm_utils.data import CharVocab
+from charlm_utils.models import CharLM, core_options, make_core
+from charlm_utils.saves import CheckpointError
 
 VOCAB = CharVocab.from_text('\0\n\r\t ab"\\é🙂\u2028')
 HISTORY = History([1.5, 1.25], [1.75, 0.1 + 0.2], [3.5, 7.25], [100, 200], True)

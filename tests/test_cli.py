@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from charlm_utils import __version__, cli, training
-from charlm_utils.baselines import floors
-from charlm_utils.batching import split_text
 from charlm_utils.checkpoint import load_checkpoint
-from charlm_utils.known_corpora import KNOWN
+from charlm_utils.corpora import KNOWN
+from charlm_utils.data import split_text
+from charlm_utils.ngram import floors
 from charlm_utils.sampling import generate
 
 SMALL = ["--hidden-size", "16", "--embedding-dim", "6", "--batch-size", "8", "--seq-len", "20"]
@@ -414,7 +414,7 @@ def shell(command, **variables):
     charlm = f"{sys.executable} -c '{main}'"
     return subprocess.run(
         ["bash", "-c", command.replace("$CHARLM", charlm)],
-        cwd=Path(cli.__file__).parents[1],
+        cwd=Path(cli.__file__).parents[2],
         env={k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"} | variables,
         capture_output=True,
         timeout=120,

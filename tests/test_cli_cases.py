@@ -13,17 +13,16 @@ import pytest
 import torch
 
 from charlm_utils import cli, training
-from charlm_utils.batching import StreamBatches, split_text
 from charlm_utils.checkpoint import History, has_checkpoint, load_checkpoint, save_checkpoint
-from charlm_utils.corpora import CorpusUnavailable, load_corpus
-from charlm_utils.known_corpora import KNOWN
-from charlm_utils.options import _OPTIONS_BESIDE_PROMPT
+from charlm_utils.cli.arguments import _OPTIONS_BESIDE_PROMPT
+from charlm_utils.corpora import KNOWN, CorpusUnavailable, load_corpus
+from charlm_utils.data import StreamBatches, split_text
 from charlm_utils.sampling import generate
 from charlm_utils.training import evaluate
 
 SMALL = ["--hidden-size", "12", "--embedding-dim", "6", "--batch-size", "8", "--seq-len", "20"]
 SMALL += ["--epochs", "2", "--precision", "float32", "--device", "cpu", "--lr", "0.01"]
-ROOT = Path(cli.__file__).parents[1]
+ROOT = Path(cli.__file__).parents[2]
 
 pytestmark = pytest.mark.usefixtures("clean")
 

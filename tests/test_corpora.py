@@ -18,8 +18,7 @@ from pathlib import Path
 import pytest
 
 from charlm_utils import corpora, download
-from charlm_utils.corpora import CorpusUnavailable, load_corpus
-from charlm_utils.known_corpora import KNOWN, Known
+from charlm_utils.corpora import KNOWN, CorpusUnavailable, Known, load_corpus
 
 ROOT = Path(corpora.__file__).parents[1]
 with contextlib.ExitStack() as stack:

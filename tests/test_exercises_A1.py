@@ -6,7 +6,7 @@ import zlib
 import pytest
 from checker_cases import accepted, rejected
 
-from charlm_utils.exercises import check_a1
+from charlm_utils.book.exercises.a1 import check_a1
 
 
 def size(text):

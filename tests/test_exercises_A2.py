@@ -6,7 +6,7 @@ import pytest
 import torch
 from checker_cases import accepted, rejected
 
-from charlm_utils.exercises_late import check_a2
+from charlm_utils.book.exercises.a2 import check_a2
 
 
 def mean(losses, sizes):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from checker_cases import accepted, rejected
 
-from charlm_utils.exercises_late import check_a4
+from charlm_utils.book.exercises.a4 import check_a4
 
 
 def look(model, x, place=-1, compared=slice(None, -1), new=None, clone=True, evaluate=True):

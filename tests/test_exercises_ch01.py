@@ -7,7 +7,7 @@ import pytest
 import torch
 from checker_cases import accepted, rejected
 
-from charlm_utils.exercises import check_ch01
+from charlm_utils.book.exercises.ch01 import check_ch01
 
 
 def following(table, ids):

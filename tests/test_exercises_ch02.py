@@ -6,7 +6,7 @@ import torch
 from checker_cases import accepted, rejected
 from torch import nn
 
-from charlm_utils.exercises import check_ch02
+from charlm_utils.book.exercises.ch02 import check_ch02
 
 
 def linear(inputs, outputs):

@@ -5,7 +5,7 @@ import torch
 from checker_cases import accepted, rejected
 from torch import nn
 
-from charlm_utils.exercises import check_ch03
+from charlm_utils.book.exercises.ch03 import check_ch03
 
 
 def right(x, w_ih, w_hh, bias):

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from checker_cases import NONSENSE, accepted, rejected
 
-from charlm_utils.exercises import check_ch04
+from charlm_utils.book.exercises.ch04 import check_ch04
 
 
 def each(logits, y):

@@ -4,8 +4,8 @@ import pytest
 import torch
 from checker_cases import accepted, rejected
 
-from charlm_utils.batching import StreamBatches
-from charlm_utils.exercises_gated import check_ch05
+from charlm_utils.book.exercises.ch05 import check_ch05
+from charlm_utils.data import StreamBatches
 
 
 def chunks(inputs, targets, seq_len):

@@ -5,8 +5,8 @@ import torch
 from checker_cases import NONSENSE, accepted, rejected
 from torch import nn
 
-from charlm_utils.exercises_gated import check_ch06
-from charlm_utils.models import GRUCell
+from charlm_utils.book.exercises.ch06 import check_ch06
+from charlm_utils.cells import GRUCell
 
 
 def right(x, h, w_ih, w_hh, b_ih, b_hh, squeeze=torch.tanh):

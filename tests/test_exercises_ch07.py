@@ -5,7 +5,7 @@ import torch
 from checker_cases import accepted, rejected
 from torch import nn
 
-from charlm_utils.exercises_gated import check_ch07
+from charlm_utils.book.exercises.ch07 import check_ch07
 
 
 def gates(x, h, w_ih, w_hh, bias):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from checker_cases import NONSENSE, accepted, rejected
 
-from charlm_utils.exercises_late import check_ch08
+from charlm_utils.book.exercises.ch08 import check_ch08
 
 
 def right(x, layers, norms):

@@ -3,7 +3,7 @@
 import pytest
 from checker_cases import accepted, rejected
 
-from charlm_utils.exercises_late import check_ch09
+from charlm_utils.book.exercises.ch09 import check_ch09
 
 
 def read(text):

@@ -6,18 +6,14 @@ import math
 import pytest
 import torch
 
-from charlm_utils import experiments, sweeps_deep
-from charlm_utils.batching import RandomWindows
-from charlm_utils.checkpoint import CheckpointError
-from charlm_utils.experiments import (
-    FirstBatches,
-    average_run,
-    first_updates,
-    quotation_run,
-    train_run,
-)
-from charlm_utils.studies import STUDIES, rerun
-from charlm_utils.sweeps import best_line, best_lr, best_of
+from charlm_utils.book.studies import STUDIES, rerun
+from charlm_utils.book.studies import ch08 as sweeps_deep
+from charlm_utils.book.studies import runs as experiments
+from charlm_utils.book.studies.ch07 import average_run, quotation_run
+from charlm_utils.book.studies.points import best_line, best_lr, best_of
+from charlm_utils.book.studies.runs import FirstBatches, first_updates, train_run
+from charlm_utils.data import RandomWindows
+from charlm_utils.saves import CheckpointError
 
 SMALL = {"hidden_size": 12, "embedding_dim": 6, "batch_size": 8, "seq_len": 20, "epochs": 2}
 

@@ -22,11 +22,11 @@ import pytest
 import study_keys
 from book_reader import NOTEBOOKS, ROOT, number, prose_pages, tool, walk
 
-from charlm_utils import corpora, results
-from charlm_utils.baselines import NGram
-from charlm_utils.batching import split_text
-from charlm_utils.corpora import CorpusUnavailable, letters_only, load_corpus
-from charlm_utils.vocab import CharVocab
+from charlm_utils import corpora
+from charlm_utils.book import results
+from charlm_utils.corpora import CorpusUnavailable, load_corpus
+from charlm_utils.data import CharVocab, letters_only, split_text
+from charlm_utils.ngram import NGram
 
 STEP = 0.02  # nats; of shares two hundredths, of perplexities two hundredths in nats
 CLOSE = 0.01  # nats: what a study that repeats a live network may be off by at most

@@ -5,7 +5,24 @@ import copy
 import pytest
 import torch
 
-from charlm_utils.arithmetic import (
+from charlm_utils.book.studies.ch09 import StartsFrom, teach
+from charlm_utils.cells import DropoutLSTM
+from charlm_utils.checkpoint import load_checkpoint
+from charlm_utils.data import CharVocab, RandomWindows, StreamBatches
+from charlm_utils.device import pick_device, pick_precision
+from charlm_utils.memory import (
+    closing_marks,
+    differentiable_eval,
+    gradient_by_lag,
+    gradient_by_layer,
+    hidden_trace,
+    linear_probe,
+    loss_by_context,
+)
+from charlm_utils.models import CORES, CharLM, Ensemble, LoopModel, make_core
+from charlm_utils.sampling import generate, next_char_probs, scaled_probs, stream
+from charlm_utils.training import evaluate, fit, train_epoch
+from charlm_utils.tutor import (
     SYMBOLS,
     Char2Vec,
     Lessons,
@@ -19,23 +36,6 @@ from charlm_utils.arithmetic import (
     predict_next,
     split_pairs,
 )
-from charlm_utils.batching import RandomWindows, StreamBatches
-from charlm_utils.checkpoint import load_checkpoint
-from charlm_utils.device import pick_device, pick_precision
-from charlm_utils.memory import (
-    closing_marks,
-    differentiable_eval,
-    gradient_by_lag,
-    gradient_by_layer,
-    hidden_trace,
-    linear_probe,
-    loss_by_context,
-)
-from charlm_utils.models import CORES, CharLM, DropoutLSTM, Ensemble, LoopModel, make_core
-from charlm_utils.sampling import generate, next_char_probs, scaled_probs, stream
-from charlm_utils.sweeps_sums import StartsFrom, teach
-from charlm_utils.training import evaluate, fit, train_epoch
-from charlm_utils.vocab import CharVocab
 
 pytestmark = [
     pytest.mark.gpu,

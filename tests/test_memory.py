@@ -7,7 +7,7 @@ import torch
 from elsewhere import on_mps
 from torch import nn
 
-from charlm_utils.batching import IGNORE, StreamBatches
+from charlm_utils.data import IGNORE, CharVocab, StreamBatches
 from charlm_utils.memory import (
     CopyBack,
     closing_marks,
@@ -22,7 +22,6 @@ from charlm_utils.memory import (
 )
 from charlm_utils.models import CharLM, make_core
 from charlm_utils.training import evaluate
-from charlm_utils.vocab import CharVocab
 
 
 def small_model(core="gru", vocab_size=7, dropout=0.0):

@@ -6,14 +6,13 @@ import pytest
 import torch
 from torch import nn
 
+from charlm_utils.cells import ReLUGRU, RNNCell
 from charlm_utils.models import (
     CORES,
     CharLM,
     ConcatLoopModel,
     LoopModel,
-    ReLUGRU,
     ResidualGRU,
-    RNNCell,
     ThreeCharModel,
     core_name,
     core_options,

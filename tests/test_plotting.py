@@ -12,7 +12,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.colors import to_rgba
 
-from charlm_utils import plotting
+from charlm_utils.book import plotting
 from charlm_utils.checkpoint import History
 
 

@@ -4,10 +4,11 @@ import pytest
 import torch
 from book_reader import ROOT, load_json
 
-from charlm_utils.batching import StreamBatches, split_text
-from charlm_utils.checkpoint import CheckpointError, load_checkpoint
+from charlm_utils.checkpoint import load_checkpoint
 from charlm_utils.corpora import CorpusUnavailable, load_corpus
+from charlm_utils.data import StreamBatches, split_text
 from charlm_utils.sampling import generate
+from charlm_utils.saves import CheckpointError
 from charlm_utils.training import evaluate
 
 NAME = "gru-nietzsche"

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from charlm_utils import corpora, results
-from charlm_utils.results import (
+from charlm_utils import corpora
+from charlm_utils.book import results
+from charlm_utils.book.results import (
     append_line,
     locked,
     published,
@@ -255,7 +256,7 @@ for i in range(40):
 
 def test_two_notebooks_that_record_at_once_lose_nothing(book):
     command = [sys.executable, "-c", RECORDS, str(results._PACKAGE)]
-    here = {"CHARLM_RECORD": "1", "PYTHONPATH": str(Path(results.__file__).parents[1])}
+    here = {"CHARLM_RECORD": "1", "PYTHONPATH": str(Path(results.__file__).parents[2])}
     names = ("05", "06", "07")
     running = [subprocess.Popen([*command, name], env=os.environ | here) for name in names]
     assert [process.wait(timeout=120) for process in running] == [0, 0, 0]
@@ -270,7 +271,7 @@ import sys
 import time
 from pathlib import Path
 
-from charlm_utils.results import locked
+from charlm_utils.book.results import locked
 
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
@@ -282,7 +283,7 @@ with locked(Path(sys.argv[1])):
 def holder(book):
     """Another process that holds the lock of results.json."""
     command = [sys.executable, "-c", HOLDS, str(book / "results.lock")]
-    here = {"PYTHONPATH": str(Path(results.__file__).parents[1])}
+    here = {"PYTHONPATH": str(Path(results.__file__).parents[2])}
     process = subprocess.Popen(command, env=os.environ | here, stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "held\n"
     yield process

@@ -17,19 +17,20 @@ from book_reader import tool
 from safetensors.torch import load_file, save_file
 
 from charlm_utils import cli, resume, training
-from charlm_utils.batching import RandomWindows, ShuffledBatches, StreamBatches, context_windows
-from charlm_utils.checkpoint import (
-    CheckpointError,
-    History,
-    has_checkpoint,
-    load_checkpoint,
-    save_checkpoint,
+from charlm_utils.cells import DropoutLSTM
+from charlm_utils.checkpoint import History, has_checkpoint, load_checkpoint, save_checkpoint
+from charlm_utils.data import (
+    CharVocab,
+    RandomWindows,
+    ShuffledBatches,
+    StreamBatches,
+    context_windows,
 )
-from charlm_utils.models import CharLM, DropoutLSTM, make_core
+from charlm_utils.models import CharLM, make_core
+from charlm_utils.optim import Cycles, decay_groups, l2_groups
 from charlm_utils.resume import Position, load_run, save_run, stop_signals
-from charlm_utils.schedules import Cycles, decay_groups, l2_groups
+from charlm_utils.saves import CheckpointError
 from charlm_utils.training import fit
-from charlm_utils.vocab import CharVocab
 
 VOCAB = CharVocab("abcdefg")
 V, E, H = len(VOCAB), 4, 6
@@ -698,7 +699,7 @@ def test_charlm_train_is_stopped_and_goes_on(tmp_path, text_file, number, core, 
     child = subprocess.run(
         [sys.executable, "-c", CHILD.format(number=int(number)), *options, "--out", str(cut)],
         env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUTF8": "1"},
-        cwd=Path(cli.__file__).parents[1],
+        cwd=Path(cli.__file__).parents[2],
         capture_output=True,
         text=True,
         timeout=120,

@@ -18,12 +18,12 @@ from book_reader import ROOT, tool
 from safetensors.torch import load_file, save_file
 from sphinx.errors import ExtensionError
 
-from charlm_utils import arithmetic
+from charlm_utils import tutor as arithmetic
 from charlm_utils.checkpoint import History, load_checkpoint, save_checkpoint
+from charlm_utils.data import CharVocab
 from charlm_utils.models import CharLM, make_core
 from charlm_utils.sampling import generate, next_char_probs, scaled_probs
-from charlm_utils.steps import train_step
-from charlm_utils.vocab import CharVocab
+from charlm_utils.training import train_step
 
 EXT, JS = ROOT / "book" / "_ext", ROOT / "book" / "sampler"
 PRETRAINED = ROOT / "charlm_utils" / "pretrained" / "gru-nietzsche"

@@ -7,6 +7,7 @@ import torch
 from elsewhere import on_mps
 from torch import nn
 
+from charlm_utils.data import CharVocab
 from charlm_utils.models import CharLM, ConcatLoopModel, LoopModel, make_core
 from charlm_utils.sampling import (
     eval_mode,
@@ -16,7 +17,6 @@ from charlm_utils.sampling import (
     scaled_probs,
     stream,
 )
-from charlm_utils.vocab import CharVocab
 
 VOCAB = CharVocab("abcdefg🙂")
 V, E, H = len(VOCAB), 5, 16

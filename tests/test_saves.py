@@ -15,9 +15,9 @@ from book_reader import ROOT, tool
 
 from charlm_utils import saves
 from charlm_utils.checkpoint import History, load_checkpoint, save_checkpoint
+from charlm_utils.data import CharVocab
 from charlm_utils.models import CharLM, make_core
 from charlm_utils.saves import CheckpointError, lock_folder, read_json, read_tensors, write_files
-from charlm_utils.vocab import CharVocab
 
 VOCAB = CharVocab("ab\nc")
 

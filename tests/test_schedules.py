@@ -17,10 +17,10 @@ from test_resume import (
 )
 from torch import nn
 
-from charlm_utils.batching import StreamBatches
-from charlm_utils.checkpoint import CheckpointError, load_checkpoint
+from charlm_utils.checkpoint import load_checkpoint
+from charlm_utils.data import StreamBatches
 from charlm_utils.models import Ensemble
-from charlm_utils.schedules import (
+from charlm_utils.optim import (
     Cycles,
     check_settings,
     decay_groups,
@@ -28,6 +28,7 @@ from charlm_utils.schedules import (
     learning_rate,
     parameter_groups,
 )
+from charlm_utils.saves import CheckpointError
 from charlm_utils.training import evaluate, fit
 
 pytestmark = pytest.mark.usefixtures("clean")

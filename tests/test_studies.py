@@ -11,20 +11,23 @@ from pathlib import Path
 import pytest
 import torch
 
-from charlm_utils import cli, experiments, results, studies, sweeps, sweeps_deep
-from charlm_utils.checkpoint import CheckpointError
-from charlm_utils.experiments import (
-    average_run,
+from charlm_utils import cli
+from charlm_utils.book import results, studies
+from charlm_utils.book.studies import STUDIES, load, looks, rerun, run_study
+from charlm_utils.book.studies import ch08 as sweeps_deep
+from charlm_utils.book.studies import points as sweeps
+from charlm_utils.book.studies import runs as experiments
+from charlm_utils.book.studies.ch07 import average_run, lstm_chosen, lstm_recipes
+from charlm_utils.book.studies.points import SEEDS, Study, best_lr, searched
+from charlm_utils.book.studies.runs import (
     build_model,
     first_updates,
     full_settings,
     load_batches,
     train_run,
 )
-from charlm_utils.models import DropoutLSTM
-from charlm_utils.studies import STUDIES, load, looks, rerun, run_study
-from charlm_utils.sweeps import Study, best_lr
-from charlm_utils.sweeps_recipes import SEEDS, lstm_chosen, lstm_recipes, searched
+from charlm_utils.cells import DropoutLSTM
+from charlm_utils.saves import CheckpointError
 
 SMALL = {"hidden_size": 12, "embedding_dim": 6, "batch_size": 8, "seq_len": 20, "epochs": 2}
 CPU = torch.device("cpu")
@@ -730,7 +733,7 @@ def test_every_phase_of_the_long_lstm_can_be_built():
 
 # ---- the book's own files ---------------------------------------------------------------------
 
-RUNS = Path(studies.__file__).parents[1] / "book" / "runs"
+RUNS = Path(studies.__file__).parents[3] / "book" / "runs"
 STORED = sorted(set(RUNS.glob("*.jsonl")) - {RUNS / "replaced.jsonl"})
 
 

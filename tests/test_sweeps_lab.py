@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from charlm_utils import sweeps_lab
-from charlm_utils.sweeps_lab import NoisyStreams, grid, grid_run, lab_split, low, low_run
+from charlm_utils.book.studies import a2 as sweeps_lab
+from charlm_utils.book.studies.a2 import NoisyStreams, grid, grid_run, lab_split, low, low_run
 
 POINT = {"batch_size": 16, "epochs": 1, "num_hiddens": 4, "num_steps": 64, "lr": 1}
 LETTERS = "the rain in the train ran down the drain and out on the plain again " * 300

@@ -10,23 +10,19 @@ import torch.nn.functional as F
 from test_resume import Stopped
 
 from charlm_utils import training
-from charlm_utils.batching import (
+from charlm_utils.checkpoint import History, has_checkpoint, load_checkpoint, load_made
+from charlm_utils.data import (
     IGNORE,
+    CharVocab,
     RandomWindows,
     ShuffledBatches,
     StreamBatches,
     context_windows,
 )
-from charlm_utils.checkpoint import (
-    CheckpointError,
-    has_checkpoint,
-    load_checkpoint,
-    load_made,
-)
 from charlm_utils.models import CharLM, LoopModel, make_core
-from charlm_utils.schedules import Cycles, decay_groups, learning_rate
+from charlm_utils.optim import Cycles, decay_groups, learning_rate
+from charlm_utils.saves import CheckpointError
 from charlm_utils.training import (
-    History,
     TrainingDiverged,
     detach_state,
     evaluate,
@@ -35,7 +31,6 @@ from charlm_utils.training import (
     train_epoch,
     train_step,
 )
-from charlm_utils.vocab import CharVocab
 
 V, E, H = 7, 4, 6
 
@@ -546,7 +541,8 @@ def test_diverging_in_earnest(tmp_path):
 
 
 def test_history_is_where_it_is_looked_for():
-    from charlm_utils import checkpoint, steps
+    from charlm_utils import checkpoint
+    from charlm_utils import training as steps
 
     assert training.History is History is checkpoint.History
     assert training.train_step is steps.train_step

@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 
-from charlm_utils.vocab import CharVocab
+from charlm_utils.data import CharVocab
 
 
 def test_there_and_back(text):

@@ -21,7 +21,7 @@ import xml.etree.ElementTree as ElementTree
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from charlm_utils import results
+from charlm_utils.book import results
 
 ROOT = Path(__file__).resolve().parents[2]
 FOUND = ROOT / "_build" / "anywhere"

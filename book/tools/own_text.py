@@ -23,7 +23,7 @@ from pathlib import Path
 
 from pages import UNITS, printed
 
-from charlm_utils.results import record
+from charlm_utils.book.results import record
 
 PYTHON = [sys.executable]
 CHARLM = [str(Path(sys.executable).with_name("charlm"))]

@@ -21,7 +21,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from charlm_utils.studies import STUDIES, looks
+from charlm_utils.book.studies import STUDIES, looks
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = (

@@ -29,19 +29,12 @@ from safetensors.torch import load
 from safetensors.torch import save as to_bytes
 
 from charlm_utils import saves
-from charlm_utils.batching import StreamBatches
-from charlm_utils.checkpoint import (
-    CheckpointError,
-    has_checkpoint,
-    load_checkpoint,
-    load_history,
-    load_made,
-)
+from charlm_utils.checkpoint import has_checkpoint, load_checkpoint, load_history, load_made
+from charlm_utils.data import CharVocab, StreamBatches
 from charlm_utils.models import CharLM, make_core
 from charlm_utils.resume import load_run
-from charlm_utils.saves import checksum, sign, to_json
+from charlm_utils.saves import CheckpointError, checksum, sign, to_json
 from charlm_utils.training import TrainingDiverged, fit, make_optimizer
-from charlm_utils.vocab import CharVocab
 
 VOCAB = CharVocab("abcdefg")
 FILES = ["config.json", "history.json", "model.safetensors", "optimizer.safetensors", "state.json"]

@@ -21,7 +21,7 @@ from pathlib import Path
 from unittest import mock
 
 from charlm_utils import corpora
-from charlm_utils.known_corpora import KNOWN, Known
+from charlm_utils.corpora import KNOWN, Known
 
 TEXT = "Ein kleiner Text – with é and 🙂.\n" * 200
 GOOD = TEXT.encode()

@@ -11,28 +11,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from charlm_utils.batching import RandomWindows, StreamBatches, split_text
+from charlm_utils.cells import DropoutLSTM
 from charlm_utils.checkpoint import load_checkpoint, load_weights
 from charlm_utils.corpora import load_corpus
+from charlm_utils.data import CharVocab, RandomWindows, StreamBatches, split_text
 from charlm_utils.device import pick_device, pick_precision, seed_everything
-from charlm_utils.memory import closing_marks
-from charlm_utils.models import (
-    CharLM,
-    DropoutLSTM,
-    Ensemble,
-    count_parameters,
-    make_core,
-    set_forget_bias,
-)
-from charlm_utils.schedules import (
-    Cycles,
-    decay_groups,
-    l2_groups,
-    learning_rate,
-    parameter_groups,
-)
+from charlm_utils.models import CharLM, Ensemble, count_parameters, make_core, set_forget_bias
+from charlm_utils.optim import Cycles, decay_groups, l2_groups, learning_rate, parameter_groups
 from charlm_utils.training import TrainingDiverged, evaluate, fit, make_optimizer, train_epoch
-from charlm_utils.vocab import CharVocab
 
 DEFAULTS = {
     "label": "",  # names the folder of the checkpoints
@@ -72,7 +58,6 @@ DEFAULTS = {
     "average": None,  # decay of a running mean of the weights
     "seed": 0,
 }
-SPANS = [(0, 8), (8, 16), (16, 40), (40, 160)]  # lengths of quotations, in characters
 
 
 def full_settings(settings: dict) -> dict:
@@ -225,59 +210,6 @@ def _schedule(s: dict) -> str | Cycles:
 
 def _groups(model: nn.Module, s: dict) -> list[dict]:
     return l2_groups(model, s["l2"]) if s["l2"] else decay_groups(model, s["weight_decay"])
-
-
-def quotation_run(
-    settings: dict,
-    *,
-    folder: Path | None = None,
-    stop_after: int | None = None,
-    fallback: str | None = None,
-) -> dict:
-    """What a checkpoint of another study makes of quotations (`closing_marks`, by `SPANS`).
-
-    `settings` name it: `of` (the study), `label` and `cycle`; it is looked for beside `folder`,
-    where that study left it. Returns `marks` and `valid`, its held-out loss, on the lower-cased
-    Nietzsche. Raises `CheckpointError` where the study has not been run, and `ValueError` without
-    a `folder`. Nothing is trained: `stop_after` and `fallback` are not used.
-    """
-    s, device, runs = settings, pick_device(), _other_studies(folder)
-    model, vocab, _ = load_checkpoint(runs / s["of"] / s["label"] / f"cycle-{s['cycle']}")
-    _, valid, _ = load_batches({}, device)
-    text = load_corpus("nietzsche").text.lower()
-    held_out = split_text(text, (0.8, 0.2))[1]
-    loss = evaluate(model.to(device), valid)
-    return {"valid": [loss], "marks": closing_marks(model, vocab, held_out, SPANS)}
-
-
-def average_run(
-    settings: dict,
-    *,
-    folder: Path | None = None,
-    stop_after: int | None = None,
-    fallback: str | None = None,
-) -> dict:
-    """The held-out loss of the mean answer (`Ensemble`) of checkpoints of other studies.
-
-    `settings["members"]` name them, as "study/label" or "study/label/cycle-1"; they are looked
-    for beside `folder`, where those studies left them. Returns `valid`, on the lower-cased
-    Nietzsche. Raises `CheckpointError` where a study has not been run, and `ValueError` without
-    a `folder`. Nothing is trained: `stop_after` and `fallback` are not used.
-    """
-    device, runs = pick_device(), _other_studies(folder)
-    models = [load_checkpoint(runs / name)[0].to(device) for name in settings["members"]]
-    _, valid, _ = load_batches({}, device)
-    return {"valid": [evaluate(Ensemble(models).eval(), valid)]}
-
-
-def _other_studies(folder: Path | None) -> Path:
-    """The folder in which each study has its own, seen from one run's."""
-    if folder is None:
-        raise ValueError(
-            "this run reads checkpoints of other studies, which lie beside its own study's "
-            "folder: it can't be run again by itself"
-        )
-    return folder.parents[1]
 
 
 def _cycles(folders: list[Path], valid: StreamBatches, device: torch.device) -> dict:

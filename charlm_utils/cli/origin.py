@@ -11,12 +11,12 @@ from pathlib import Path
 
 import torch
 
-from charlm_utils.batching import StreamBatches, split_text
-from charlm_utils.checkpoint import CheckpointError, has_checkpoint, load_checkpoint, load_made
+from charlm_utils.checkpoint import has_checkpoint, load_checkpoint, load_made
+from charlm_utils.cli.arguments import FIT_OPTIONS, SHAPE
+from charlm_utils.data import CharVocab, StreamBatches, split_text
 from charlm_utils.models import CharLM
-from charlm_utils.options import FIT_OPTIONS, SHAPE
+from charlm_utils.saves import CheckpointError
 from charlm_utils.terminal import quoted, say, tell
-from charlm_utils.vocab import CharVocab
 
 EVAL_STREAMS, EVAL_LEN = 32, 256
 

@@ -15,9 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from charlm_utils import checkpoint
-from charlm_utils.batching import IGNORE
+from charlm_utils.data import IGNORE, CharVocab
 from charlm_utils.sampling import scaled_probs
-from charlm_utils.vocab import CharVocab
 
 NUL = "\0"
 SYMBOLS = NUL + "+-=?0123456789"

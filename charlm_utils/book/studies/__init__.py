@@ -19,17 +19,14 @@ from pathlib import Path
 import torch
 
 from charlm_utils import __version__
+from charlm_utils.book.results import append_line, book_folder, locked
+from charlm_utils.book.studies import a2, ch04, ch05, ch06, ch07, ch08, ch09
+from charlm_utils.book.studies.points import Line, Study
+from charlm_utils.book.studies.runs import train_run
 from charlm_utils.device import pick_device
-from charlm_utils.experiments import train_run
-from charlm_utils.results import append_line, book_folder, locked
-from charlm_utils.sweeps import STUDIES as LADDER
-from charlm_utils.sweeps import Line, Study
-from charlm_utils.sweeps_deep import STUDIES as DEEP
-from charlm_utils.sweeps_lab import STUDIES as LAB
-from charlm_utils.sweeps_recipes import STUDIES as RECIPES
-from charlm_utils.sweeps_sums import STUDIES as SUMS
 
-STUDIES = LADDER | RECIPES | DEEP | LAB | SUMS
+CHAPTERS = (ch04, ch05, ch06, ch07, ch08, ch09, a2)
+STUDIES = {name: study for chapter in CHAPTERS for name, study in chapter.STUDIES.items()}
 ROOM = 64 * 1024  # bytes of a long line: what must fit before a run is begun
 
 

@@ -8,17 +8,16 @@ import itertools
 import tempfile
 from pathlib import Path
 
-from charlm_utils.batching import StreamBatches
+from charlm_utils.book.studies.points import Line, Study, grid, searched
+from charlm_utils.book.studies.runs import check_start, full_settings, load_batches, train_run
 from charlm_utils.checkpoint import load_checkpoint
 from charlm_utils.corpora import load_corpus
+from charlm_utils.data import CharVocab, StreamBatches
 from charlm_utils.device import pick_device
-from charlm_utils.experiments import check_start, full_settings, load_batches, train_run
 from charlm_utils.memory import gradient_by_layer, recitation
 from charlm_utils.models import CharLM
 from charlm_utils.sampling import generate
-from charlm_utils.sweeps import Line, Study
 from charlm_utils.training import evaluate
-from charlm_utils.vocab import CharVocab
 
 SHAKESPEARE = {"corpus": "tinyshakespeare", "lower": False, "train_share": 0.9}
 DEEP = SHAKESPEARE | {"core": "residual-gru"}
@@ -134,6 +133,22 @@ def residual_long(lines: list[Line]) -> list[dict]:
     return [recipe | {"lr": 4e-3, "warmup_steps": 300, "weight_decay": 0.05}]
 
 
+def residual_live(lines: list[Line]) -> list[dict]:
+    """Chapter 8's stack of eight layers of 128 units, three readings."""
+    common = DEEP | {"num_layers": 8, "hidden_size": 128, "norm": True, "seq_len": 32}
+    common |= {"epochs": 3, "warmup_steps": 100}
+    return searched(lines, grid(common, {"lr": (4e-3, 6e-3, 9e-3), "weight_decay": (0.0, 0.05)}))
+
+
+def residual_chosen(lines: list[Line]) -> list[dict]:
+    """Eight layers of 256 units, twelve readings: rate and dropout searched, then run once."""
+    common = DEEP | {"num_layers": 8, "hidden_size": 256, "norm": True, "seq_len": 32}
+    common |= {"epochs": 12, "warmup_steps": 300, "weight_decay": 0.05}
+    tried = ((4e-3, 0.25), (4e-3, 0.35), (6e-3, 0.25))
+    points = [common | {"lr": lr, "core_dropout": p, "dropout": p} for lr, p in tried]
+    return searched(lines, points, seeds=(0,))
+
+
 STUDIES = {
     "depth": Study("What do depth, skips and a norm do to a GRU?", 40, depth, deep_run),
     "width": Study("Why do 128 units beat 512 in source 000?", 30, width, deep_run),
@@ -141,5 +156,7 @@ STUDIES = {
     "dropout": Study("How much dropout do two layers want?", 15, dropout, deep_run),
     "projections": Study("What do projections add?", 10, projections, deep_run),
     "source_deep": Study("What do source 000's models score?", 40, source_deep, deep_run),
+    "residual_live": Study("What do eight layers of 128 reach in minutes?", 20, residual_live),
     "residual_long": Study("What does a residual stack reach?", 40, residual_long, deep_run),
+    "residual_chosen": Study("And eight of 256, read twelve times?", 120, residual_chosen),
 }

@@ -10,17 +10,10 @@ from pathlib import Path
 import torch
 
 from charlm_utils import __version__, corpora
-from charlm_utils.baselines import floors
-from charlm_utils.batching import StreamBatches, split_text
-from charlm_utils.checkpoint import (
-    has_checkpoint,
-    load_checkpoint,
-    load_made,
-    lock_folder,
-    save_checkpoint,
-)
-from charlm_utils.device import memory_here, pick_device, pick_precision, seed_everything
-from charlm_utils.made import (
+from charlm_utils.book.studies import STUDIES, run_study
+from charlm_utils.checkpoint import has_checkpoint, load_checkpoint, load_made, save_checkpoint
+from charlm_utils.cli.arguments import ARGUMENTS, FIT_OPTIONS, SHAPE, check_ranges, joined_prompt
+from charlm_utils.cli.origin import (
     as_read,
     check_same_text,
     describe,
@@ -30,13 +23,14 @@ from charlm_utils.made import (
     part_to_score,
     reads_lower,
 )
+from charlm_utils.data import CharVocab, StreamBatches, split_text
+from charlm_utils.device import memory_here, pick_device, pick_precision, seed_everything
 from charlm_utils.models import CharLM, core_name, count_parameters, make_core
-from charlm_utils.options import ARGUMENTS, FIT_OPTIONS, SHAPE, check_ranges, joined_prompt
+from charlm_utils.ngram import floors
 from charlm_utils.sampling import stream
-from charlm_utils.studies import STUDIES, run_study
+from charlm_utils.saves import lock_folder
 from charlm_utils.terminal import flushed, quoted, say, tell
 from charlm_utils.training import TrainingDiverged, evaluate, fit
-from charlm_utils.vocab import CharVocab
 
 
 def main(argv: list[str] | None = None) -> int:

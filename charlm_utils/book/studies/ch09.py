@@ -6,7 +6,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from charlm_utils.arithmetic import (
+from charlm_utils.book.studies.points import Line, Study
+from charlm_utils.data import CharVocab
+from charlm_utils.device import pick_device, pick_precision, seed_everything
+from charlm_utils.models import CharLM, count_parameters, make_core
+from charlm_utils.optim import decay_groups, learning_rate
+from charlm_utils.resume import Position
+from charlm_utils.training import mean_loss, train_epoch
+from charlm_utils.tutor import (
     SYMBOLS,
     Form,
     Lessons,
@@ -19,14 +26,6 @@ from charlm_utils.arithmetic import (
     make_batch,
     split_pairs,
 )
-from charlm_utils.device import pick_device, pick_precision, seed_everything
-from charlm_utils.models import CharLM, count_parameters, make_core
-from charlm_utils.resume import Position
-from charlm_utils.schedules import decay_groups, learning_rate
-from charlm_utils.steps import mean_loss
-from charlm_utils.sweeps import Line, Study
-from charlm_utils.training import train_epoch
-from charlm_utils.vocab import CharVocab
 
 DEFAULTS = {
     "cell": "gru",  # or linear, tanh: source 004's network

@@ -1,4 +1,4 @@
-"""From one long tensor of ids to batches of inputs x and targets y.
+"""From a text to batches: characters as ids, parts of a text, inputs x and targets y.
 
 Every iterable of batches here has three things in common: it yields pairs `x, y` of
 int64 tensors, `len()` is the number of batches in an epoch, and `contiguous` says
@@ -7,15 +7,86 @@ carried across. A target of `IGNORE` is no target: it fills a short last column.
 """
 
 import math
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 
 import torch
 from torch import Tensor
+
+from charlm_utils.corpora import Corpus, CorpusUnavailable, load_corpus
+
+__all__ = ["CharVocab", "Corpus", "CorpusUnavailable", "RandomWindows", "ShuffledBatches"]
+__all__ += ["StreamBatches", "context_windows", "evaluation_batches", "letters_only", "load_corpus"]
+__all__ += ["split_text"]
+
+
+class CharVocab:
+    """A sorted list of distinct characters; a character's place in it is its id.
+
+    Sorted, because the order of a set changes from process to process, and a model
+    whose ids have moved decodes to nonsense.
+    """
+
+    def __init__(self, characters: Iterable[str]):
+        self.itos = list(characters)
+        self.stoi = {character: i for i, character in enumerate(self.itos)}
+        if len(self.stoi) != len(self.itos):
+            raise ValueError("a vocabulary can't hold the same character twice")
+        if bad := [c for c in self.itos if not isinstance(c, str) or len(c) != 1]:
+            raise ValueError(f"a vocabulary holds single characters, not {bad[0]!r}")
+
+    @classmethod
+    def from_text(cls, text: str, *, padding: str | None = None) -> "CharVocab":
+        """The sorted characters of `text`, with `padding`, if given, as id 0."""
+        if not text:
+            raise ValueError("an empty text has no alphabet")
+        characters = sorted(set(text))
+        if padding is not None:
+            characters = [padding, *(c for c in characters if c != padding)]
+        return cls(characters)
+
+    def encode(self, text: str) -> Tensor:
+        """`text` as an int64 tensor of shape (len(text),).
+
+        Raises `ValueError` naming the first character the vocabulary lacks.
+        """
+        try:
+            return torch.tensor([self.stoi[c] for c in text], dtype=torch.int64)
+        except KeyError:
+            place = next(i for i, c in enumerate(text) if c not in self.stoi)
+            raise ValueError(
+                f"the character {text[place]!r} (U+{ord(text[place]):04X}) at position {place} "
+                f"is not among the {len(self)} of this vocabulary"
+            ) from None
+
+    def decode(self, ids: Iterable[int] | Tensor) -> str:
+        """The text of a sequence of ids (a tensor of any one-dimensional shape, or ints)."""
+        ids = ids.tolist() if isinstance(ids, Tensor) else list(ids)
+        if bad := [i for i in ids if not 0 <= i < len(self.itos)]:
+            raise ValueError(f"id {bad[0]} is outside this vocabulary of {len(self)} characters")
+        return "".join(self.itos[i] for i in ids)
+
+    def __len__(self) -> int:
+        return len(self.itos)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, CharVocab) and self.itos == other.itos
+
+    __hash__ = None
+
+    def __repr__(self) -> str:
+        return f"CharVocab({len(self)} characters: {''.join(self.itos)!r})"
+
 
 IGNORE = -100  # torch's cross_entropy leaves such targets out
 ROUNDING = 1e-6  # of a character: what floating point may lose of a cut, and no more
 EVAL_STREAMS, EVAL_LEN = 32, 256  # the grid of every evaluation in the book
 SHORTEST_STREAM = 64  # characters; a shorter text is read in fewer streams
+
+
+def letters_only(text: str) -> str:
+    """Keep a-z and the space: each run of other characters becomes one space (d2l's cleaning)."""
+    return re.sub("[^a-z]+", " ", re.sub("[A-Z]", lambda m: m[0].lower(), text))
 
 
 def split_text(text: str, fractions: tuple[float, ...] = (0.9, 0.1)) -> tuple[str, ...]:

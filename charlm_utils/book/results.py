@@ -22,7 +22,8 @@ try:
 except ImportError:  # Windows
     import msvcrt
 
-_PACKAGE = Path(__file__).parent
+
+_PACKAGE = Path(__file__).parents[1]
 
 
 def book_folder() -> Path:

@@ -16,7 +16,6 @@ from numpy.typing import ArrayLike, NDArray
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
-
 COMPRESSORS = ("bz2", "xz")
 SHORTEST = 64  # bytes; what a compressor spends on less is mostly its own bookkeeping
 FALLBACK_DISCOUNTS = (0.5, 1.0, 1.5)  # where counts are too few to estimate D1, D2, D3+

@@ -13,13 +13,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from charlm_utils.batching import StreamBatches, split_text
-from charlm_utils.corpora import letters_only, load_corpus
+from charlm_utils.book.studies.points import Line, Study, all_done, best_of
+from charlm_utils.corpora import load_corpus
+from charlm_utils.data import CharVocab, StreamBatches, letters_only, split_text
 from charlm_utils.device import pick_device, seed_everything
 from charlm_utils.models import CharLM, count_parameters
-from charlm_utils.sweeps import Line, Study, all_done, best_of
 from charlm_utils.training import TrainingDiverged, evaluate, fit, train_epoch
-from charlm_utils.vocab import CharVocab
 
 OTHER_BOOKS = {"worlds": "war_of_the_worlds", "spain": "secret_history_court_of_spain"}
 SEEDS = (0, 1, 2)

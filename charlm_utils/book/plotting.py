@@ -25,8 +25,6 @@ BLUE, LIGHT_BLUE, ORANGE, GREEN, RED, GREY = (
     "#6b6f76",
 )
 CYCLE = [BLUE, ORANGE, GREEN, "#7a5ea8", RED, "#8a6d3b"]
-
-
 STYLE = {
     "figure.dpi": 96,
     "savefig.dpi": 96,

@@ -1,0 +1,1 @@
+"""What only the book needs: its numbers, its pictures, its exercises and its recorded studies."""
