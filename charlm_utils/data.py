@@ -1,23 +1,22 @@
 """From a text to batches: characters as ids, parts of a text, inputs x and targets y.
 
-Every iterable of batches here has three things in common: it yields pairs `x, y` of
-int64 tensors, `len()` is the number of batches in an epoch, and `contiguous` says
-whether a batch goes on where the last one stopped, so that a recurrent state may be
-carried across. A target of `IGNORE` is no target: it fills a short last column.
+Whatever a model is trained or judged on is an iterable of `Batches`. A target of `IGNORE` is no
+target: it fills a short last column.
 """
 
 import math
 import re
 from collections.abc import Iterable, Iterator
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from charlm_utils.corpora import Corpus, CorpusUnavailable, load_corpus
 
-__all__ = ["CharVocab", "Corpus", "CorpusUnavailable", "RandomWindows", "ShuffledBatches"]
-__all__ += ["StreamBatches", "context_windows", "evaluation_batches", "letters_only", "load_corpus"]
-__all__ += ["split_text"]
+__all__ = ["Batches", "CharVocab", "Corpus", "CorpusUnavailable", "RandomWindows"]
+__all__ += ["ShuffledBatches", "StreamBatches", "check_batches", "context_windows"]
+__all__ += ["evaluation_batches", "letters_only", "load_corpus", "split_text"]
 
 
 class CharVocab:
@@ -117,6 +116,32 @@ def context_windows(ids: Tensor, context: int) -> tuple[Tensor, Tensor]:
     return ids[:-1].unfold(0, context, 1), ids[context:]
 
 
+class Batches(Protocol):
+    """What training and evaluation read: pairs x, y of int64 tensors, again for each epoch.
+
+    `len()` is the number of batches in an epoch. `contiguous` says whether a batch goes on where
+    the last one stopped, so that a recurrent state may be carried across. Before each epoch its
+    number is written to `epoch`, for those that draw anew.
+    """
+
+    contiguous: bool
+    epoch: int | None
+
+    def __len__(self) -> int: ...
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]: ...
+
+
+def check_batches(*all_batches: Batches) -> None:
+    """Raise `TypeError` for what is not `Batches`: a list of pairs, say, or a `DataLoader`."""
+    for batches in all_batches:
+        if not hasattr(batches, "contiguous"):
+            raise TypeError(
+                f"a {type(batches).__name__} does not say whether each batch goes on where the "
+                "last one stopped: use StreamBatches, RandomWindows or ShuffledBatches, or set its "
+                "attribute `contiguous`"
+            )
+
+
 class ShuffledBatches:
     """Rows of x (N, ...) and y (N, ...) in an order drawn anew for each epoch."""
 
@@ -201,6 +226,7 @@ class StreamBatches:
     """
 
     contiguous = True
+    epoch: int | None = None  # each is the same
 
     def __init__(
         self,

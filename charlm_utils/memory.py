@@ -4,7 +4,6 @@ All losses are in nats per character; models follow the contract of `models.py` 
 read in eval mode, and left in the mode they were in.
 """
 
-import contextlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,25 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from charlm_utils.data import IGNORE, CharVocab
-from charlm_utils.sampling import eval_mode
+from charlm_utils.training import evaluating
 
 QUOTATION = re.compile(r'(?<![a-z.,])"([^"]{1,160})"(?![a-z])')  # neither apostrophe nor a closing
-
-
-@contextlib.contextmanager
-def differentiable_eval(model: nn.Module) -> Iterator[None]:
-    """Eval mode in which gradients can be taken, on a CUDA device too.
-
-    There cuDNN's recurrent layers have a backward pass in training mode only; within the block
-    torch computes them itself. Needed around the forward pass.
-    """
-    before = torch.backends.cudnn.enabled
-    with eval_mode(model):
-        torch.backends.cudnn.enabled = False
-        try:
-            yield
-        finally:
-            torch.backends.cudnn.enabled = before
 
 
 def gradient_by_lag(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
@@ -41,7 +24,7 @@ def gradient_by_lag(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     x (B, T) and y (B,), the character after each row. Returns (T,): at lag l the mean over
     the rows of the norm of d loss / d embedding, l characters back; lag 0 is the last one.
     """
-    with differentiable_eval(model):
+    with evaluating(model, gradients=True):
         embedded = model.embedding(x).detach().requires_grad_()  # (B, T, E)
         out, _ = model.core(embedded, None)
         loss = F.cross_entropy(model.head(out[:, -1]), y, reduction="sum")
@@ -56,7 +39,7 @@ def gradient_by_layer(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     input matrix, loss being the mean in nats per character.
     """
     found = [p for name, p in model.core.named_parameters() if "weight_ih" in name]
-    with differentiable_eval(model):
+    with evaluating(model, gradients=True):
         logits, _ = model(x, None)
         loss = F.cross_entropy(logits.flatten(0, 1), y.flatten(), ignore_index=IGNORE)
         gradients = torch.autograd.grad(loss, found)
@@ -74,7 +57,7 @@ def loss_by_context(model: nn.Module, ids: Tensor, length: int, *, rows: int = 2
         raise ValueError(f"{len(ids)} characters hold no window of {length} and its target")
     windows = ids.unfold(0, length + 1, length)
     device, total = next(model.parameters()).device, 0.0
-    with eval_mode(model):
+    with evaluating(model):
         for window in windows.to(device).split(rows):
             logits, _ = model(window[:, :-1], None)  # (rows, length, V)
             losses = F.cross_entropy(logits.transpose(1, 2), window[:, 1:], reduction="none")
@@ -99,7 +82,7 @@ def closing_marks(
         logits, _ = model(vocab.encode(prompt)[None].to(device))
         return logits[0, -1].float().softmax(dim=0)[vocab.stoi['"']].item()
 
-    with eval_mode(model):
+    with evaluating(model):
         for quote in QUOTATION.finditer(text):
             before, inside = text[max(0, quote.start() - 80) : quote.start()], quote[1]
             for low, high in spans if "\n\n" not in inside else ():
@@ -158,7 +141,7 @@ class CopyBack:
 @torch.no_grad()
 def hidden_trace(model: nn.Module, ids: Tensor) -> Tensor:
     """The core's output (T, H) while the model reads ids (T,) once from a zero state."""
-    with eval_mode(model):
+    with evaluating(model):
         device = next(model.parameters()).device
         out, _ = model.core(model.embedding(ids[None].to(device)), None)
     return out[0].float().cpu()

@@ -66,29 +66,6 @@ def check_schedule(schedule: Schedule, epochs: int) -> None:
         raise ValueError(f"{schedule} takes {schedule.ends[-1]} epochs, not {epochs}")
 
 
-def check_settings(
-    epochs: int,
-    lr: float,
-    *,
-    warmup_steps: int = 0,
-    weight_decay: float = 0.0,
-    clip: float | None = None,
-    seed: int = 0,
-) -> None:
-    """Raise `ValueError`, naming it, for the first number of a run that makes no sense."""
-    good = {
-        "epochs must be at least 1": (epochs, epochs >= 1),
-        "lr must be above 0 and finite": (lr, 0 < lr < math.inf),
-        "warmup_steps must be at least 0": (warmup_steps, warmup_steps >= 0),
-        "weight_decay must be at least 0 and finite": (weight_decay, 0 <= weight_decay < math.inf),
-        "clip must be above 0, or None": (clip, clip is None or clip > 0),
-        "seed must fit into 64 bits": (seed, -(2**63) <= seed < 2**64),
-    }
-    for words, (value, holds) in good.items():
-        if not holds:
-            raise ValueError(f"{words}, not {value}")
-
-
 def learning_rate(
     step: int,
     total_steps: int,
@@ -157,34 +134,61 @@ def describe_group(group: dict, weight_decay: float) -> tuple:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """The settings of one call of `fit`. A run that was stopped goes on only under the same."""
+class Recipe:
+    """How a model is trained: AdamW, its rate from update to update, decay, clip, and the seed.
 
-    total_steps: int
-    batch_shape: tuple[int, ...]
+    `schedule` is a name in `SCHEDULES`, `Cycles`, or a function from progress in [0, 1] to a factor
+    of `lr`. `clip` is the norm that a gradient may have at most. `groups` are parameter groups as
+    torch's optimizers take them, with their own `lr` and `weight_decay`; `average` is the decay of
+    a running mean of the weights, which is then what is validated, saved and left in the model.
+    `precision` None is what `pick_precision` finds. Raises `ValueError`, naming it, for the first
+    setting that makes no sense.
+    """
+
+    epochs: int
     lr: float
-    warmup_steps: int
-    schedule: Schedule
-    betas: tuple[float, float]
-    weight_decay: float
-    clip: float | None
-    carry_state: bool
-    precision: str
-    seed: int
-    groups: tuple = ()  # of each parameter group: how many, learning rate, weight decay
-    average: float | None = None  # decay of the running mean of the weights
+    warmup_steps: int = 50
+    schedule: Schedule = "cosine"
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.0
+    clip: float | None = 1.0
+    carry_state: bool = True
+    precision: str | None = None
+    seed: int = 0
+    groups: list[dict] | None = None
+    average: float | None = None
 
-    def rate(self, step: int) -> float:
-        """The learning rate of update `step`."""
+    def __post_init__(self) -> None:
+        good = {
+            "epochs must be at least 1": (self.epochs, self.epochs >= 1),
+            "lr must be above 0 and finite": (self.lr, 0 < self.lr < math.inf),
+            "warmup_steps must be at least 0": (self.warmup_steps, self.warmup_steps >= 0),
+            "weight_decay must be at least 0 and finite": (
+                self.weight_decay,
+                0 <= self.weight_decay < math.inf,
+            ),
+            "clip must be above 0, or None": (self.clip, self.clip is None or self.clip > 0),
+            "seed must fit into 64 bits": (self.seed, -(2**63) <= self.seed < 2**64),
+        }
+        for words, (value, holds) in good.items():
+            if not holds:
+                raise ValueError(f"{words}, not {value}")
+        check_schedule(self.schedule, self.epochs)
+
+    def rate(self, step: int, total_steps: int) -> float:
+        """The learning rate of update `step` of so many."""
         options = {"warmup_steps": self.warmup_steps, "schedule": self.schedule}
-        return learning_rate(step, self.total_steps, self.lr, **options)
+        return learning_rate(step, total_steps, self.lr, **options)
 
     def settings(self) -> dict:
-        """All of it as JSON gives it back."""
+        """What a run that goes on must share with the one that was stopped, as JSON gives it back.
+
+        The number of epochs is not among it: a run may go on for longer than was planned.
+        """
         named = isinstance(self.schedule, str | Cycles)
-        lists = {"batch_shape": list(self.batch_shape), "betas": list(self.betas)}
-        lists |= {"groups": [list(group) for group in self.groups]}
-        return vars(self) | lists | {"schedule": str(self.schedule) if named else "a function"}
+        words = {"schedule": str(self.schedule) if named else "a function"}
+        kept = {k: v for k, v in vars(self).items() if k not in ("epochs", "groups")}
+        return kept | words | {"betas": list(self.betas)}
 
 
 def keep_mean(optimizer: torch.optim.Optimizer, decay: float) -> None:

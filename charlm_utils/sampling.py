@@ -1,6 +1,5 @@
 """Drawing text from a model, one character at a time, each read exactly once."""
 
-import contextlib
 import math
 from collections.abc import Iterator
 
@@ -9,6 +8,7 @@ from torch import Tensor, nn
 
 from charlm_utils.data import CharVocab
 from charlm_utils.resume import State
+from charlm_utils.training import evaluating
 
 
 def scaled_probs(logits: Tensor, temperature: float = 1.0, top_k: int | None = None) -> Tensor:
@@ -54,7 +54,7 @@ def next_char_probs(
     model: nn.Module, vocab: CharVocab, prompt: str, *, temperature: float = 1.0
 ) -> dict[str, float]:
     """Every character with the probability the model gives it after `prompt`, likeliest first."""
-    with eval_mode(model):
+    with evaluating(model):
         logits, _ = _step(model, _encode(model, vocab, prompt), None)
     probs = scaled_probs(logits[0], temperature)
     order = probs.argsort(descending=True).tolist()
@@ -119,24 +119,12 @@ def _characters(
 ) -> Iterator[str]:
     """Reads x (1, T), then draws; each character drawn is read when the next is asked for."""
     state = None
-    with eval_mode(model):
+    with evaluating(model):
         for _ in range(length):
             logits, state = _step(model, x, state)
             last = sample_next(logits, **options)  # (1,)
             yield vocab.decode(last)
             x = last[:, None]
-
-
-@contextlib.contextmanager
-def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Without dropout inside; afterwards each module is in the mode it was in."""
-    before = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in before:
-            module.training = training
 
 
 def _encode(model: nn.Module, vocab: CharVocab, prompt: str) -> Tensor:

@@ -6,7 +6,8 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -15,14 +16,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from charlm_utils.checkpoint import History, has_checkpoint, save_checkpoint
-from charlm_utils.data import IGNORE, CharVocab
+from charlm_utils.data import IGNORE, Batches, CharVocab, check_batches
 from charlm_utils.device import autocast, pick_precision
 from charlm_utils.optim import (
     Cycles,
-    Plan,
+    Recipe,
     Schedule,
-    check_schedule,
-    check_settings,
     describe_group,
     keep_mean,
     mean_for_saving,
@@ -88,7 +87,7 @@ def train_step(
 
 def train_epoch(
     model: nn.Module,
-    batches: Iterable,
+    batches: Batches,
     optimizer: torch.optim.Optimizer,
     *,
     clip: float | None = 1.0,
@@ -104,6 +103,7 @@ def train_epoch(
     `rate(step)` sets the learning rate before each update; `at` is where to begin and is
     moved along; a `stop` that is set ends the pass after the current update.
     """
+    check_batches(batches)
     model.train()
     at = at if at is not None else Position()
     carry = carry_state and batches.contiguous
@@ -119,25 +119,43 @@ def train_epoch(
     return at.loss_sum / max(1, at.targets)
 
 
+@contextlib.contextmanager
+def evaluating(model: nn.Module, *, gradients: bool = False) -> Iterator[None]:
+    """Without dropout inside; afterwards each module is in the mode it was in.
+
+    With `gradients` they can be taken on a CUDA device too, where cuDNN's recurrent layers have a
+    backward pass in training mode only: within the block torch computes them itself. Needed
+    around the forward pass.
+    """
+    before = [(module, module.training) for module in model.modules()]
+    cudnn = torch.backends.cudnn.enabled
+    model.eval()
+    torch.backends.cudnn.enabled = cudnn and not gradients
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.enabled = cudnn
+        for module, training in before:
+            module.training = training
+
+
 @torch.no_grad()
-def evaluate(model: nn.Module, batches: Iterable, *, precision: str = "float32") -> float:
+def evaluate(model: nn.Module, batches: Batches, *, precision: str = "float32") -> float:
     """The loss on every target of `batches`, each counted once, in nats per character.
 
     Starts from a zero state and carries it on where the batches are contiguous. Raises
-    `ValueError` where no batch has a target. The model ends in the mode it was in, in any case.
+    `ValueError` where no batch has a target, and `TypeError` for other than `data.Batches`. The
+    model ends in the mode it was in, in any case.
     """
-    training = model.training
-    model.eval()
-    try:
+    check_batches(batches)
+    with evaluating(model):
         total, targets = _summed_loss(model, batches, precision)
-    finally:
-        model.train(training)
     if targets == 0:
         raise ValueError("there is no target to be scored")
     return total / targets
 
 
-def _summed_loss(model: nn.Module, batches: Iterable, precision: str) -> tuple[float, int]:
+def _summed_loss(model: nn.Module, batches: Batches, precision: str) -> tuple[float, int]:
     """The loss summed over all targets, in nats, and their number."""
     total, targets, state = 0.0, 0, None
     for x, y in batches:
@@ -152,8 +170,8 @@ def _summed_loss(model: nn.Module, batches: Iterable, precision: str) -> tuple[f
 
 def fit(
     model: nn.Module,
-    train: Iterable,
-    valid: Iterable,
+    train: Batches,
+    valid: Batches,
     *,
     epochs: int,
     lr: float,
@@ -168,47 +186,63 @@ def fit(
     checkpoint_dir: str | os.PathLike | None = None,
     resume: bool = False,
     progress: bool | None = None,
-    vocab: CharVocab | None = None,
-    groups: list[dict] | None = None,
-    average: float | None = None,
-    stop_after: int | None = None,
-    change_epochs: bool = False,
-    made: dict | None = None,
 ) -> History:
     """Train with AdamW for `epochs` passes, validating after each; returns the history.
 
-    With `checkpoint_dir` the model (and `vocab`) is saved after every epoch and when
-    Ctrl-C, SIGTERM or SIGHUP asks to stop; `resume=True` goes on from there to the last bit. With
-    `change_epochs` too, `epochs` may differ from what the run was begun with, as long as they
-    are no fewer than it has behind it: from where it stands on, the rate follows the schedule
-    over all of them. Under the schedule `Cycles` each cycle leaves its model in
-    `checkpoint_dir/cycle-1`, `-2` … `made` is kept with each checkpoint (see `load_made`).
-    `groups` are parameter groups as torch's optimizers take them, with their own `lr` and
-    `weight_decay`. `average` is the decay of a running mean of the weights (see `averaging`):
-    the mean is what is validated, saved and left in the model at the end.
-    `stop_after` ends the run after so many of its `epochs`.
-    Raises `TrainingDiverged` when the loss is not finite: the last checkpoint stays; and
-    `CheckpointError` where `checkpoint_dir` holds another run, or one that is going on.
+    In short for `train_epochs` with a `Recipe` of these settings, saved in `checkpoint_dir`.
     """
-    numbers = {"warmup_steps": warmup_steps, "weight_decay": weight_decay, "clip": clip}
-    check_settings(epochs, lr, seed=seed, **numbers)
-    device = next(model.parameters()).device
-    precision = precision or pick_precision(device)
-    _ = check_schedule(schedule, epochs), autocast(device, precision)  # or ValueError
-    groups = parameter_groups(model, groups, lr)
-    each = tuple(describe_group(group, weight_decay) for group in groups)
-    updates = (lr, warmup_steps, schedule, betas, weight_decay, clip)
-    steps, shape = epochs * len(train), tuple(next(iter(train))[0].shape)
-    plan = Plan(steps, shape, *updates, carry_state, precision, seed, each, average)
-    run = _Run(model, plan, vocab, checkpoint_dir, groups, made)
-    last = epochs if stop_after is None else min(epochs, stop_after)
+    numbers = (epochs, lr, warmup_steps, schedule, betas, weight_decay, clip)
+    recipe = Recipe(*numbers, carry_state, precision, seed)
+    keep = None if checkpoint_dir is None else Keep(Path(checkpoint_dir))
+    return train_epochs(model, train, valid, recipe, keep=keep, resume=resume, progress=progress)
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Where a run is saved, and what of it beside the model: its alphabet, and how it was made.
+
+    `made` is what JSON can hold (see `load_made`).
+    """
+
+    folder: Path
+    vocab: CharVocab | None = None
+    made: dict | None = None
+
+
+def train_epochs(
+    model: nn.Module,
+    train: Batches,
+    valid: Batches,
+    recipe: Recipe,
+    *,
+    keep: Keep | None = None,
+    resume: bool = False,
+    progress: bool | None = None,
+    stop_after: int | None = None,
+) -> History:
+    """Train as the recipe says, validating after each epoch; returns the history.
+
+    With `keep` the model is saved after every epoch and when Ctrl-C, SIGTERM or SIGHUP asks to
+    stop; `resume=True` goes on from there to the last bit. The recipe's `epochs` may then be
+    others than the run was begun with, as long as they are no fewer than it has behind it: from
+    where it stands on, the rate follows the schedule over all of them. Under the schedule
+    `Cycles` each cycle leaves its model in the sub-folder `cycle-1`, `cycle-2` …
+    `stop_after` ends the run after so many of its epochs. `progress` shows a bar and a line for
+    each epoch; None does so unless `CHARLM_QUIET` is 1.
+    Raises `TrainingDiverged` when the loss is not finite: the last checkpoint stays;
+    `CheckpointError` where the folder holds another run, or one that is going on; and `TypeError`
+    for batches that don't say whether they are contiguous (see `data.Batches`).
+    """
+    check_batches(train, valid)
+    run = _Run(model, train, recipe, keep)
+    last = recipe.epochs if stop_after is None else min(recipe.epochs, stop_after)
     with run.lock(), stop_signals() as stop, _hang_up(stop):
-        run.open(resume, len(train) if change_epochs else None)
-        with Display(steps, run.at.step, progress) as display:
+        run.open(resume)
+        with Display(run.steps, run.at.step, progress) as display:
             while run.at.epoch < last and not stop.is_set():
                 run.epoch(train, valid, stop, display)
     take_mean(run.optimizer)  # where it was stopped, too: it is what the history speaks of
-    run.history.interrupted = run.at.epoch < epochs
+    run.history.interrupted = run.at.epoch < recipe.epochs
     return run.history
 
 
@@ -236,66 +270,69 @@ def _hang_up(stop: threading.Event) -> Iterator[None]:
 
 
 class _Run:
-    """The moving parts of one call of `fit`: where it stands, and what it saves."""
+    """The moving parts of one call of `train_epochs`: where it stands, and what it saves."""
 
-    def __init__(self, model: nn.Module, plan: Plan, vocab: CharVocab | None, folder, groups, made):
-        torch.manual_seed(plan.seed)
-        self.model, self.plan, self.vocab, self.made = model, plan, vocab, made
-        self.folder = None if folder is None else Path(folder)
+    def __init__(self, model: nn.Module, train: Batches, recipe: Recipe, keep: Keep | None):
+        device = next(model.parameters()).device
+        self.precision = recipe.precision or pick_precision(device)
+        autocast(device, self.precision)  # or ValueError
+        torch.manual_seed(recipe.seed)
+        self.model, self.recipe, self.keep = model, recipe, keep
+        self.epoch_steps, self.steps = len(train), recipe.epochs * len(train)
+        groups = parameter_groups(model, recipe.groups, recipe.lr)
+        self.settings = recipe.settings() | {
+            "batch_shape": list(next(iter(train))[0].shape),
+            "precision": self.precision,
+            "groups": [list(describe_group(group, recipe.weight_decay)) for group in groups],
+        }
         self.at, self.history, self.kept = Position(), History(), 0  # `kept`: updates in the folder
-        self.optimizer = make_optimizer(groups, plan.lr, plan.betas, plan.weight_decay)
-        if plan.average is not None:
-            keep_mean(self.optimizer, plan.average)
+        self.optimizer = make_optimizer(groups, recipe.lr, recipe.betas, recipe.weight_decay)
+        if recipe.average is not None:
+            keep_mean(self.optimizer, recipe.average)
 
     def lock(self) -> contextlib.AbstractContextManager:
         """Keeps every other run out of the folder."""
-        return contextlib.nullcontext() if self.folder is None else lock_folder(self.folder)
+        return contextlib.nullcontext() if self.keep is None else lock_folder(self.keep.folder)
 
     @property
     def cycles(self) -> dict[int, Path]:
         """Where the model is kept after which epochs: the ends of the schedule's cycles."""
-        if self.folder is None or not isinstance(self.plan.schedule, Cycles):
+        if self.keep is None or not isinstance(self.recipe.schedule, Cycles):
             return {}
-        ends = self.plan.schedule.ends
-        return {end: self.folder / f"cycle-{i}" for i, end in enumerate(ends, start=1)}
+        ends = enumerate(self.recipe.schedule.ends, start=1)
+        return {end: self.keep.folder / f"cycle-{i}" for i, end in ends}
 
-    def open(self, resume: bool, epoch_steps: int | None = None) -> None:
-        """Find out that the folder can be written, or go on from what it holds.
-
-        `epoch_steps` (updates in an epoch) allows the number of epochs to be another one.
-        """
-        folders = [self.folder, *self.cycles.values()] if self.folder else []
+    def open(self, resume: bool) -> None:
+        """Find out that the folder can be written, or go on from what it holds."""
+        folders = [self.keep.folder, *self.cycles.values()] if self.keep else []
         found = [folder for folder in folders if has_checkpoint(folder)]
         if not found:
             self.save()  # an unwritable folder is found out before the first hour, not after
             return
         if not resume:
             raise CheckpointError(f"{found[0]} holds a checkpoint already; resume=True goes on")
-        settings = self.plan.settings()
-        if epoch_steps is not None:
-            del settings["total_steps"]
-        where = (self.folder, self.model, self.vocab, self.optimizer)
-        self.at, self.history = load_run(*where, settings)
+        where = (self.keep.folder, self.model, self.keep.vocab, self.optimizer)
+        self.at, self.history = load_run(*where, self.settings)
         walk_on(self.optimizer)
         self.kept = self.at.step
-        if epoch_steps is not None:
-            self.check_place(epoch_steps)
+        self.check_place()
 
-    def check_place(self, epoch_steps: int) -> None:
+    def check_place(self) -> None:
         """Epochs as long as they were, and no fewer than are done."""
-        at, asked = self.at, self.plan.total_steps // epoch_steps
-        if at.step != at.epoch * epoch_steps + at.batch:
-            raise CheckpointError(f"{self.folder}: an epoch had not {epoch_steps} updates before")
-        if at.step > self.plan.total_steps:
+        at, folder = self.at, self.keep.folder
+        if at.step != at.epoch * self.epoch_steps + at.batch:
+            raise CheckpointError(f"{folder}: an epoch had not {self.epoch_steps} updates before")
+        if at.step > self.steps:
             done = f"{at.epoch + (at.batch > 0)} epochs were begun"
-            raise CheckpointError(f"{self.folder}: {done}, which is more than {asked}")
+            raise CheckpointError(f"{folder}: {done}, which is more than {self.recipe.epochs}")
 
-    def epoch(self, train: Iterable, valid: Iterable, stop: threading.Event, show: Display) -> None:
+    def epoch(self, train: Batches, valid: Batches, stop: threading.Event, show: Display) -> None:
         """Train to the end of the epoch, or to the first update after `stop`, and save."""
-        at, plan, began = self.at, self.plan, time.perf_counter() - self.at.seconds
+        at, recipe, began = self.at, self.recipe, time.perf_counter() - self.at.seconds
         train.epoch = at.epoch  # shuffles and window draws differ by epoch
-        options = {"carry_state": plan.carry_state, "precision": plan.precision, "rate": plan.rate}
-        options |= {"clip": plan.clip, "at": at, "stop": stop, "bar": show}
+        options = {"carry_state": recipe.carry_state, "precision": self.precision}
+        options |= {"clip": recipe.clip, "at": at, "stop": stop, "bar": show}
+        options["rate"] = lambda step: recipe.rate(step, self.steps)
         try:
             loss = train_epoch(self.model, train, self.optimizer, **options)
             with mean_weights(self.optimizer):
@@ -306,7 +343,7 @@ class _Run:
         at.seconds = max(at.seconds, time.perf_counter() - began)  # a clock may be set back
         if valid_loss is not None:
             self.close_epoch(loss, valid_loss)
-        self.history.interrupted = stop.is_set() and at.step < plan.total_steps
+        self.history.interrupted = stop.is_set() and at.step < self.steps
         self.save()  # before anything is shown
         if valid_loss is not None:
             losses = f"training {loss:.4f}, validation {valid_loss:.4f}"
@@ -330,30 +367,34 @@ class _Run:
         at.epoch, at.batch, at.loss_sum, at.targets, at.state = at.epoch + 1, 0, 0.0, 0, None
         if at.epoch in self.cycles:
             with mean_weights(self.optimizer):
-                folder = self.cycles[at.epoch]
-                save_checkpoint(folder, self.model, self.vocab, history, made=self.made)
+                what = (self.cycles[at.epoch], self.model, self.keep.vocab, history)
+                save_checkpoint(*what, made=self.keep.made)
 
     def diverged(self, error: TrainingDiverged) -> TrainingDiverged:
         """The error with where it happened, and what is left of the run."""
         at, losses = self.at, [f"{loss:.4f}" for loss in self.history.train]
         last = f"{at.loss_sum / at.targets:.4f}" if at.targets else (losses or ["none"])[-1]
-        kept = f"the last good checkpoint is in {self.folder}" if self.kept else "nothing was saved"
+        kept = "nothing was saved"
+        if self.keep and self.kept:
+            kept = f"the last good checkpoint is in {self.keep.folder}"
         where = f"step {at.step} (epoch {at.epoch + 1}): {error}"
         where += f"; mean loss of the epoch until then: {last}"
-        raised = TrainingDiverged(where if self.folder is None else f"{where}; {kept}")
+        raised = TrainingDiverged(where if self.keep is None else f"{where}; {kept}")
         raised.history = self.history
         return raised
 
     def save(self) -> None:
         """Write the run to its folder: the model that is judged, and what goes on from it."""
-        if self.folder is not None:
-            where = (self.optimizer, self.at, self.plan.settings())
-            with mean_for_saving(self.optimizer):
-                save_run(self.folder, self.model, self.vocab, self.history, *where, made=self.made)
-            self.kept = self.at.step
+        if self.keep is None:
+            return
+        what = (self.keep.folder, self.model, self.keep.vocab, self.history)
+        settings = self.settings | {"total_steps": self.steps}
+        with mean_for_saving(self.optimizer):
+            save_run(*what, self.optimizer, self.at, settings, made=self.keep.made)
+        self.kept = self.at.step
 
 
-def _from(batches: Iterable, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _from(batches: Batches, start: int) -> Iterator[tuple[Tensor, Tensor]]:
     """The batches from number `start` on; earlier ones are drawn and passed over."""
     for number, batch in enumerate(batches):
         if number >= start:

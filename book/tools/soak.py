@@ -29,12 +29,13 @@ from safetensors.torch import load
 from safetensors.torch import save as to_bytes
 
 from charlm_utils import saves
-from charlm_utils.checkpoint import has_checkpoint, load_checkpoint, load_history, load_made
+from charlm_utils.checkpoint import load_checkpoint, load_history, load_made
 from charlm_utils.data import CharVocab, StreamBatches
 from charlm_utils.models import CharLM, make_core
+from charlm_utils.optim import Recipe
 from charlm_utils.resume import load_run
 from charlm_utils.saves import CheckpointError, checksum, sign, to_json
-from charlm_utils.training import TrainingDiverged, fit, make_optimizer
+from charlm_utils.training import Keep, TrainingDiverged, make_optimizer, train_epochs
 
 VOCAB = CharVocab("abcdefg")
 FILES = ["config.json", "history.json", "model.safetensors", "optimizer.safetensors", "state.json"]
@@ -56,11 +57,10 @@ def train(folder: Path | None, epochs: int = 2, seed: int = 0, stop_after: int |
     """Begin a run in a folder, or go on with it; returns its model and its history."""
     model = new_model()
     batches, valid = StreamBatches(ids(41, 1), 4, 5), StreamBatches(ids(41, 2), 4, 5)
-    options = {"lr": 0.01, "precision": "float32", "vocab": VOCAB, "progress": False}
-    options |= {"seed": seed, "checkpoint_dir": folder, "stop_after": stop_after}
-    resume = folder is not None and has_checkpoint(folder)
-    made = {"text": "ids", "lower": False}
-    return model, fit(model, batches, valid, epochs=epochs, resume=resume, made=made, **options)
+    recipe = Recipe(epochs, 0.01, precision="float32", seed=seed)
+    keep = None if folder is None else Keep(folder, VOCAB, {"text": "ids", "lower": False})
+    options = {"progress": False, "stop_after": stop_after}
+    return model, train_epochs(model, batches, valid, recipe, keep=keep, resume=True, **options)
 
 
 def content(folder: Path) -> dict:

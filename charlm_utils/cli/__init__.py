@@ -12,7 +12,7 @@ import torch
 from charlm_utils import __version__, corpora
 from charlm_utils.book.studies import STUDIES, run_study
 from charlm_utils.checkpoint import has_checkpoint, load_checkpoint, load_made, save_checkpoint
-from charlm_utils.cli.arguments import ARGUMENTS, FIT_OPTIONS, SHAPE, check_ranges, joined_prompt
+from charlm_utils.cli.arguments import ARGUMENTS, RECIPE_OPTIONS, SHAPE, check_ranges, joined_prompt
 from charlm_utils.cli.origin import (
     as_read,
     check_same_text,
@@ -23,14 +23,15 @@ from charlm_utils.cli.origin import (
     part_to_score,
     reads_lower,
 )
-from charlm_utils.data import CharVocab, StreamBatches, split_text
+from charlm_utils.data import Batches, CharVocab, StreamBatches, split_text
 from charlm_utils.device import memory_here, pick_device, pick_precision, seed_everything
 from charlm_utils.models import CharLM, core_name, count_parameters, make_core
 from charlm_utils.ngram import floors
+from charlm_utils.optim import Recipe
 from charlm_utils.sampling import stream
 from charlm_utils.saves import lock_folder
 from charlm_utils.terminal import flushed, quoted, say, tell
-from charlm_utils.training import TrainingDiverged, evaluate, fit
+from charlm_utils.training import Keep, TrainingDiverged, evaluate, train_epochs
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -111,16 +112,17 @@ def train(args: argparse.Namespace) -> int:
         f"{args.corpus}: {cut:,} characters to train on, {len(text) - cut:,} held out, "
         f"{len(vocab)} distinct; {count_parameters(model):,} parameters; {device}, {args.precision}"
     )
-    options = {name: getattr(args, name) for name in FIT_OPTIONS}
-    options |= {"vocab": vocab, "checkpoint_dir": out, "made": made, "change_epochs": True}
-    return _fit(model.to(device), batches, eval_batches(ids[cut - 1 :], device), options)
+    valid = eval_batches(ids[cut - 1 :], device)
+    return _train(model.to(device), batches, valid, args, Keep(out, vocab, made))
 
 
-def _fit(model: CharLM, batches: StreamBatches, valid: StreamBatches, options: dict) -> int:
+def _train(
+    model: CharLM, batches: Batches, valid: Batches, args: argparse.Namespace, keep: Keep
+) -> int:
     """Train, say how it ended, and return the exit status."""
-    out = options["checkpoint_dir"]
+    out, recipe = keep.folder, Recipe(**{name: getattr(args, name) for name in RECIPE_OPTIONS})
     try:
-        history = fit(model, batches, valid, **options)
+        history = train_epochs(model, batches, valid, recipe, keep=keep, resume=args.resume)
     except TrainingDiverged as error:
         cure = "the same command with a lower --lr begins anew"
         if has_checkpoint(out):

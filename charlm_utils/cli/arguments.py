@@ -8,8 +8,8 @@ from charlm_utils.models import CORES
 from charlm_utils.optim import SCHEDULES
 
 SHAPE = {"core": "gru", "hidden_size": 512, "num_layers": 1, "embedding_dim": 64}  # defaults
-FIT_OPTIONS = ["epochs", "lr", "warmup_steps", "schedule", "betas", "weight_decay", "clip"]
-FIT_OPTIONS += ["carry_state", "precision", "seed", "resume"]  # named as in `fit`
+RECIPE_OPTIONS = ["epochs", "lr", "warmup_steps", "schedule", "betas", "weight_decay", "clip"]
+RECIPE_OPTIONS += ["carry_state", "precision", "seed"]  # named as in `Recipe`
 Rule = tuple[Callable[[float], bool], str]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from charlm_utils.checkpoint import has_checkpoint, load_checkpoint, load_made
-from charlm_utils.cli.arguments import FIT_OPTIONS, SHAPE
+from charlm_utils.cli.arguments import RECIPE_OPTIONS, SHAPE
 from charlm_utils.data import CharVocab, StreamBatches, split_text
 from charlm_utils.models import CharLM
 from charlm_utils.saves import CheckpointError
@@ -27,7 +27,7 @@ def _digest(text: str) -> str:
 
 def describe(args: argparse.Namespace, raw: str, text: str, cut: int) -> dict:
     """What a checkpoint keeps of how it was made: its text, where it was cut, the settings."""
-    names = [*SHAPE, "dropout", "batch_size", "seq_len", *FIT_OPTIONS]
+    names = [*SHAPE, "dropout", "batch_size", "seq_len", *RECIPE_OPTIONS]
     settings = {name: getattr(args, name) for name in names if name != "resume"}
     return {
         "text": _plain(args.corpus),

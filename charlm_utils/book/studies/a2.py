@@ -8,20 +8,51 @@ import itertools
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from charlm_utils.book.studies.points import Line, Study, all_done, best_of
+from charlm_utils.book.studies.runs import read_settings
 from charlm_utils.corpora import load_corpus
 from charlm_utils.data import CharVocab, StreamBatches, letters_only, split_text
 from charlm_utils.device import pick_device, seed_everything
 from charlm_utils.models import CharLM, count_parameters
-from charlm_utils.training import TrainingDiverged, evaluate, fit, train_epoch
+from charlm_utils.optim import Recipe
+from charlm_utils.training import TrainingDiverged, evaluate, train_epoch, train_epochs
 
 OTHER_BOOKS = {"worlds": "war_of_the_worlds", "spain": "secret_history_court_of_spain"}
 SEEDS = (0, 1, 2)
+
+
+@dataclass(frozen=True)
+class GridSettings:
+    """A point of the grid: sizes in units, characters and streams, one rate throughout."""
+
+    num_hiddens: int
+    num_steps: int
+    lr: float
+    batch_size: int = 16
+    epochs: int = 10
+    tune: bool = False
+
+
+@dataclass(frozen=True)
+class LowSettings:
+    """A run of `low`: how the text is cut (see `lab_split`), the network, how it is trained."""
+
+    cut: str
+    hidden_size: int
+    embedding_dim: int
+    batch_size: int
+    epochs: int
+    lr: float
+    dropout: float
+    noise: float  # share of the letters read that are exchanged
+    seed: int = 0
+    tune: bool = False
 
 
 class NoisyStreams:
@@ -31,6 +62,7 @@ class NoisyStreams:
     """
 
     contiguous = True
+    epoch: int | None
 
     def __init__(self, ids: Tensor, batch_size: int, seq_len: int, share: float, *, device=None):
         if not 0 <= share < 1:
@@ -42,7 +74,7 @@ class NoisyStreams:
         return len(self.batches)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        draw = torch.Generator().manual_seed(self.epoch)
+        draw = torch.Generator().manual_seed(self.epoch or 0)
         for x, y in self.batches:
             places = torch.randint(len(self.letters), x.shape, generator=draw)
             swap = torch.rand(x.shape, generator=draw) < self.share
@@ -93,19 +125,19 @@ def grid_run(
     Contiguous streams with the state carried on, in float32: for such small models faster than
     bf16. Returns losses in nats per character by epoch; a run whose loss is no longer
     finite ends there, and `diverged` says so. `folder` is not used: a run takes seconds.
+    Not by `train_epochs`, which has AdamW and a schedule: plain SGD is what the exercises have.
     """
-    device = pick_device()
-    tune = settings.get("tune", False)
-    train, held_out, vocab = lab_split("90/10", fallback, tune=tune)
-    model = one_hot_model(len(vocab), settings["num_hiddens"]).to(device)
-    batches = StreamBatches(train, settings["batch_size"], settings["num_steps"], device=device)
+    s, device = read_settings(GridSettings, settings), pick_device()
+    train, held_out, vocab = lab_split("90/10", fallback, tune=s.tune)
+    model = one_hot_model(len(vocab), s.num_hiddens).to(device)
+    batches = StreamBatches(train, s.batch_size, s.num_steps, device=device)
     valid = StreamBatches(held_out, 32, 256, device=device)
     weights = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.SGD(weights, lr=settings["lr"])
+    optimizer = torch.optim.SGD(weights, lr=s.lr)
     found = {"train": [], "valid": [], "seconds": [], "characters": []}
     began = time.perf_counter()
     try:
-        for epoch in range(1, (stop_after or settings["epochs"]) + 1):
+        for epoch in range(1, (stop_after or s.epochs) + 1):
             train_loss = train_epoch(model, batches, optimizer)
             row = (train_loss, evaluate(model, valid), time.perf_counter() - began)
             if not math.isfinite(row[1]):
@@ -139,21 +171,21 @@ def low_run(
     held-out text of d2l's cut is read as one stream. A run with `tune` reads no other book.
     `folder` is not used.
     """
-    s, device, tune = settings, pick_device(), settings.get("tune", False)
-    train, held_out, vocab = lab_split(s["cut"], fallback, tune=tune)
-    seed_everything(s.get("seed", 0))
-    core = nn.RNN(s["embedding_dim"], s["hidden_size"], batch_first=True)
-    model = CharLM(len(vocab), s["embedding_dim"], core, dropout=s["dropout"]).to(device)
-    batches = NoisyStreams(train, s["batch_size"], 16, s["noise"], device=device)
-    streams = 32 if s["cut"] == "90/10" else 1
+    s, device = read_settings(LowSettings, settings), pick_device()
+    train, held_out, vocab = lab_split(s.cut, fallback, tune=s.tune)
+    seed_everything(s.seed)
+    core = nn.RNN(s.embedding_dim, s.hidden_size, batch_first=True)
+    model = CharLM(len(vocab), s.embedding_dim, core, dropout=s.dropout).to(device)
+    batches = NoisyStreams(train, s.batch_size, 16, s.noise, device=device)
+    streams = 32 if s.cut == "90/10" else 1
     valid = StreamBatches(held_out, streams, 256, device=device)
-    options = {"epochs": s["epochs"], "lr": s["lr"], "precision": "float32"}
-    history = fit(model, batches, valid, stop_after=stop_after, **options)
+    recipe = Recipe(s.epochs, s.lr, precision="float32")
+    history = train_epochs(model, batches, valid, recipe, stop_after=stop_after)
     if history.interrupted and stop_after is None:
         raise KeyboardInterrupt
     found = {name: getattr(history, name) for name in ("train", "valid", "seconds", "characters")}
     found["parameters"] = count_parameters(model)
-    for book in OTHER_BOOKS if stop_after is None and not tune else ():
+    for book in OTHER_BOOKS if stop_after is None and not s.tune else ():
         ids = other_book(book, vocab, fallback)
         found[book] = evaluate(model, StreamBatches(ids, 1, 256, device=device))
     return found

@@ -9,7 +9,13 @@ import tempfile
 from pathlib import Path
 
 from charlm_utils.book.studies.points import Line, Study, grid, searched
-from charlm_utils.book.studies.runs import check_start, full_settings, load_batches, train_run
+from charlm_utils.book.studies.runs import (
+    Settings,
+    check_start,
+    load_batches,
+    read_settings,
+    train_run,
+)
 from charlm_utils.checkpoint import load_checkpoint
 from charlm_utils.corpora import load_corpus
 from charlm_utils.data import CharVocab, StreamBatches
@@ -47,17 +53,17 @@ def inspect_model(
     model: CharLM, vocab: CharVocab, settings: dict, fallback: str | None = None
 ) -> dict:
     """Loss on the start of the training text, gradient by layer, and recitation."""
-    s, device = full_settings(settings), pick_device()
-    text = load_corpus(s["corpus"], fallback=fallback).text
-    text = text.lower() if s["lower"] else text
-    seen = text[: int(len(text) * s["train_share"] * s["data_share"])]
+    s, device = read_settings(Settings, settings), pick_device()
+    text = load_corpus(s.corpus, fallback=fallback).text
+    text = text.lower() if s.lower else text
+    seen = text[: int(len(text) * s.train_share * s.data_share)]
     start = StreamBatches(vocab.encode(seen[:60_000]), 32, 256, device=device)
     _, valid, _ = load_batches(settings, device, fallback)
     x, y = next(iter(valid))
     model = model.to(device).eval()
     sample = generate(model, vocab, "\n", 2_000, temperature=0.8, seed=0)[1:]
     copied = recitation(sample, seen)
-    gradients = gradient_by_layer(model, x[:, :64], y[:, :64]) if s["core"] != "lstm" else []
+    gradients = gradient_by_layer(model, x[:, :64], y[:, :64]) if s.core != "lstm" else []
     return {
         "fitted": evaluate(model, start),
         "gradients": [float(g) for g in gradients],

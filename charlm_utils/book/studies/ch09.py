@@ -1,12 +1,14 @@
 """The recorded studies of chapter 9: models that learn to add."""
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from charlm_utils.book.studies.points import Line, Study
+from charlm_utils.book.studies.runs import read_settings
 from charlm_utils.data import CharVocab
 from charlm_utils.device import pick_device, pick_precision, seed_everything
 from charlm_utils.models import CharLM, count_parameters, make_core
@@ -27,24 +29,27 @@ from charlm_utils.tutor import (
     split_pairs,
 )
 
-DEFAULTS = {
-    "cell": "gru",  # or linear, tanh: source 004's network
-    "hidden_size": 256,
-    "embedding_dim": 32,
-    "limit": 100,  # numbers below this
-    "held_out": 0.1,  # of the unordered pairs; 0: examined on what was taught
-    "exam": 2_000,  # questions at most
-    "reverse": True,
-    "width": 0,
-    "start": "zero",  # the state before a question: zero, random or carried
-    "rounds": 10,
-    "steps": 200,
-    "batch_size": 256,
-    "lr": 3e-3,
-    "weight_decay": 0.1,
-    "seed": 0,  # of the weights, the pairs and the tutor
-    "own_streams": False,  # True: pairs and tutor draw other random numbers than the weights
-}
+
+@dataclass(frozen=True)
+class Settings:
+    """All that decides what a run does. A study's points are dicts of those that are not these."""
+
+    cell: str = "gru"  # or linear, tanh: the arithmetic notebook's network
+    hidden_size: int = 256
+    embedding_dim: int = 32
+    limit: int = 100  # numbers below this
+    held_out: float = 0.1  # of the unordered pairs; 0: examined on what was taught
+    exam: int = 2_000  # questions at most
+    reverse: bool = True
+    width: int = 0
+    start: str = "zero"  # the state before a question: zero, random or carried
+    rounds: int = 10
+    steps: int = 200
+    batch_size: int = 256
+    lr: float = 3e-3
+    weight_decay: float = 0.1
+    seed: int = 0  # of the weights, the pairs and the tutor
+    own_streams: bool = False  # True: pairs and tutor draw other random numbers than the weights
 
 
 class StartsFrom(nn.Module):
@@ -78,6 +83,8 @@ def teach(
 ) -> dict[str, list[float]]:
     """Train with AdamW on `rounds` times `lessons`, and examine after each round.
 
+    Not by `train_epochs`: what is validated here are whole answers, in which the network reads its
+    own digits, and not a loss over batches. The updates are those of `train_epoch`.
     Returns by round the losses `train` and `valid` (nats per character of the answer), the
     share of `exact` answers, that of questions with 0, 1, 2 … `carries`, `characters` read
     and `seconds`.
@@ -115,18 +122,16 @@ def sums_run(
     `folder` and `fallback` are not used. Raises `ValueError` for a setting not known, and where
     pairs are to be held out and there are too few.
     """
-    if unknown := settings.keys() - DEFAULTS.keys():
-        raise ValueError(f"unknown settings: {', '.join(sorted(unknown))}")
-    s, device = DEFAULTS | settings, pick_device()
-    seed_everything(s["seed"])
+    s, device = read_settings(Settings, settings), pick_device()
+    seed_everything(s.seed)
     vocab = CharVocab(SYMBOLS)
     tutor, exam = tutor_and_exam(s)
-    form = Form(s["reverse"], s["width"])
-    lessons = Lessons(tutor, vocab, s["batch_size"], s["steps"], form)
-    lessons.contiguous, lessons.device = s["start"] == "carried", device
+    form = Form(s.reverse, s.width)
+    lessons = Lessons(tutor, vocab, s.batch_size, s.steps, form)
+    lessons.contiguous, lessons.device = s.start == "carried", device
     inner = build_learner(s, len(vocab)).to(device)
-    model = inner if s["start"] == "zero" else StartsFrom(inner, s["start"], lessons)
-    recipe = {name: s[name] for name in ("rounds", "lr", "weight_decay")}
+    model = inner if s.start == "zero" else StartsFrom(inner, s.start, lessons)
+    recipe = {"rounds": s.rounds, "lr": s.lr, "weight_decay": s.weight_decay}
     found = teach(model, lessons, exam, **recipe, stop_after=stop_after)
     found |= {"parameters": count_parameters(model), "by_carries": found["carries"][-1]}
     return found | {"from_zero": exact_match(ask(inner, vocab, exam, form), exam)}
@@ -137,25 +142,25 @@ def tutor_and_exam(settings: dict) -> tuple[Tutor, list[str]]:
 
     Raises `ValueError` where `held_out` is not 0 and leaves no pair to ask about.
     """
-    s = DEFAULTS | settings
-    seeds = [s["seed"]] * 2
-    if s["own_streams"]:
-        seeds = [s["seed"] * 1_000_003 + own for own in (1, 2)]
-    taught, held = split_pairs(s["limit"], s["held_out"], seed=seeds[0])
-    if s["held_out"] and not len(held):
-        raise ValueError(f"a share of {s['held_out']} of {len(taught)} pairs is none to ask about")
+    s = read_settings(Settings, settings)
+    seeds = [s.seed] * 2
+    if s.own_streams:
+        seeds = [s.seed * 1_000_003 + own for own in (1, 2)]
+    taught, held = split_pairs(s.limit, s.held_out, seed=seeds[0])
+    if s.held_out and not len(held):
+        raise ValueError(f"a share of {s.held_out} of {len(taught)} pairs is none to ask about")
     exam = both_orders(held if len(held) else taught)
-    return Tutor(taught, seed=seeds[1]), exam[:: -(-len(exam) // s["exam"])]
+    return Tutor(taught, seed=seeds[1]), exam[:: -(-len(exam) // s.exam)]
 
 
 def build_learner(settings: dict, vocab_size: int) -> nn.Module:
     """The model that these settings name."""
-    s = DEFAULTS | settings
-    if s["cell"] in ("linear", "tanh"):
-        linear = s["cell"] == "linear"
-        return VanillaRNN(vocab_size, s["hidden_size"], vocab_size, linear=linear)
-    core = make_core(s["cell"], s["embedding_dim"], s["hidden_size"])
-    return CharLM(vocab_size, s["embedding_dim"], core)
+    s = read_settings(Settings, settings)
+    if s.cell in ("linear", "tanh"):
+        linear = s.cell == "linear"
+        return VanillaRNN(vocab_size, s.hidden_size, vocab_size, linear=linear)
+    core = make_core(s.cell, s.embedding_dim, s.hidden_size)
+    return CharLM(vocab_size, s.embedding_dim, core)
 
 
 def exact_by_carries(answers: list[str], exam: list[str]) -> list[float | None]:
