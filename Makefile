@@ -4,6 +4,7 @@
 # make anywhere  the notebooks as other processors compute them (hours; goes on where it stopped)
 # make soak   saves killed, damaged and crafted checkpoints, servers that lie (half an hour)
 # make oldest the unit tests with the oldest versions that the package admits (3 GB of torch)
+# make requirements  requirements.txt anew from pyproject.toml (UP=--upgrade for newer versions)
 # make lint   ruff only;  make clean  removes what was built, not .venv
 
 SHELL := /bin/bash
@@ -14,7 +15,7 @@ ALL := $(sort $(wildcard notebooks/*.ipynb))
 # the floors of A1 come first: other notebooks read them
 NB ?= $(filter notebooks/A1%,$(ALL)) $(filter-out notebooks/A1%,$(ALL))
 
-.PHONY: book test run anywhere soak oldest lint clean
+.PHONY: book test run anywhere soak oldest requirements lint clean
 
 book: $(READY)
 	$(BIN)/jupyter-book build . --quiet
@@ -48,19 +49,33 @@ anywhere: $(READY)
 soak: $(READY)
 	$(BIN)/python book/tools/soak.py
 
-OLDEST := $(shell sed -n 's/^ *"\(.*\)>=\([0-9.]*\)".*/\1==\2/p' pyproject.toml)
+# of the package's own dependencies: the lower bounds as versions, the caps as they are
+OLDEST := $(shell sed -n -e '/^dependencies/,/^]/s/^ *"\(.*\)>=\([0-9.]*\)".*/\1==\2/p' \
+  -e '/^dependencies/,/^]/s/^ *\("[a-z-]*<[0-9.]*"\).*/\1/p' pyproject.toml)
 oldest:
 	test -d .venv-oldest || $(PYTHON) -m venv .venv-oldest
-	.venv-oldest/bin/pip install --quiet $(OLDEST) "fastprogress<1.1" pytest pyyaml nbformat
+	.venv-oldest/bin/pip install --quiet $(OLDEST) pytest hypothesis pyyaml nbformat
 	OMP_NUM_THREADS=1 PYTHONPATH=. .venv-oldest/bin/python -m pytest -q \
 	  $(shell grep -L "book_reader\|small_notebooks" tests/test_*.py)
+
+# What is pinned stays as it is. Of what torch needs only what every build does: pip adds the CUDA
+# libraries where the build that it takes has them.
+TORCH := "filelock", "fsspec>=0.8.5", "jinja2", "networkx>=2.5.1", "setuptools>=77.0.3", \
+  "sympy>=1.13.3", "typing-extensions>=4.10.0"
+requirements: | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --upgrade --target .venv/uv uv
+	echo 'dependency-metadata = [{name = "torch", requires-dist = [$(TORCH)]}]' > .venv/uv/uv.toml
+	.venv/uv/bin/uv pip compile pyproject.toml --extra book --output-file requirements.txt $(UP) \
+	  --python-version 3.11 --python-platform linux --annotation-style line --quiet \
+	  --config-file .venv/uv/uv.toml --custom-compile-command "make requirements"
+	echo "-e ." >> requirements.txt
 
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
 clean:
-	rm -rf _build dist .pytest_cache .ruff_cache
+	rm -rf _build dist .pytest_cache .ruff_cache .hypothesis .mypy_cache
 	find . -name __pycache__ -type d -not -path './.venv/*' -prune -exec rm -rf {} +
 
 $(BIN)/python:

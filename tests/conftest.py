@@ -9,10 +9,16 @@ import socket
 
 import pytest
 import torch
+from hypothesis import settings
 
 from charlm_utils import corpora
 
 WORDS = "la mer été garçon naïve sky Straße river 🌊 wave 🙂 and then, we go on.".split()
+
+# of tests/test_properties.py: how many cases each
+settings.register_profile("short", max_examples=40, deadline=None, database=None)
+settings.register_profile("soak", max_examples=6_000, deadline=None, database=None)
+settings.load_profile("short")
 
 
 @pytest.fixture(autouse=True, scope="session")

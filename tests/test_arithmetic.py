@@ -6,6 +6,7 @@ import json
 import pytest
 import torch
 from book_reader import ROOT
+from fitting import fit
 from torch import nn
 
 from charlm_utils.book.studies import ch09 as sweeps_sums
@@ -16,11 +17,12 @@ from charlm_utils.book.studies.ch09 import (
     teach,
     tutor_and_exam,
 )
+from charlm_utils.book.studies.runs import read_settings
 from charlm_utils.checkpoint import load_checkpoint
 from charlm_utils.data import IGNORE, CharVocab
 from charlm_utils.models import CharLM
 from charlm_utils.saves import CheckpointError
-from charlm_utils.training import fit, mean_loss
+from charlm_utils.training import mean_loss
 from charlm_utils.tutor import (
     NUL,
     SYMBOLS,
@@ -554,4 +556,4 @@ def test_unknown_settings_are_refused():
 def test_every_point_is_one_the_run_knows(name):
     points = sweeps_sums.STUDIES[name].points([])
     assert len({json.dumps(point, sort_keys=True) for point in points}) == len(points)
-    assert all(point.keys() <= sweeps_sums.DEFAULTS.keys() for point in points)
+    assert all(read_settings(sweeps_sums.Settings, point) for point in points)

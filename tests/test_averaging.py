@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from fitting import fit
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -11,7 +12,7 @@ from charlm_utils.checkpoint import load_checkpoint
 from charlm_utils.data import StreamBatches
 from charlm_utils.models import CharLM
 from charlm_utils.optim import Cycles, keep_mean, mean_for_saving, mean_weights, take_mean, walk_on
-from charlm_utils.training import evaluate, fit
+from charlm_utils.training import evaluate
 
 
 def walk(optimizer, weights, steps, seed=0):
@@ -173,7 +174,7 @@ def test_what_is_saved_and_left_is_what_the_history_speaks_of(tmp_path, done):
 
 def test_a_finished_run_with_a_mean_goes_on_from_its_walk(tmp_path):
     new_run(tmp_path, average=0.8, epochs=1)
-    options = {"resume": True, "change_epochs": True}
+    options = {"resume": True}
     model, history, _ = new_run(tmp_path, average=0.8, epochs=3, **options)
     whole, expected, _ = new_run(average=0.8, epochs=3, warmup_steps=0)
     plain = new_run(tmp_path / "plain", average=0.8, epochs=1, warmup_steps=0)

@@ -235,8 +235,8 @@ def test_requirements_pin_and_the_package_asks_for_lower_bounds():
     pins = {line.split("==")[0].lower().replace("_", "-") for line in wanted[:-1]}
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     for dependency in project["dependencies"]:
-        assert re.fullmatch(r"[\w-]+>=[\d.]+", dependency)
-        assert dependency.split(">=")[0] in pins
+        assert re.fullmatch(r"[\w-]+(>=|<)[\d.]+", dependency)
+        assert re.split(">=|<", dependency)[0] in pins
 
 
 def test_versions_agree():

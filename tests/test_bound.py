@@ -343,8 +343,8 @@ def test_an_output_holds_the_very_number(printed, good):
 @pytest.mark.parametrize(
     ("printed", "name", "good"),
     [
-        ("1.5", "charlm_utils/baselines.py", True),  # a fallback discount
-        ("1.6", "charlm_utils/baselines.py", False),
+        ("1.5", "charlm_utils/ngram.py", True),  # a fallback discount
+        ("1.6", "charlm_utils/ngram.py", False),
         ("2 %", "conftest.py", True),  # Decimal("0.02")
         ("7 %", "conftest.py", False),
         ("3.11", "pyproject.toml", True),

@@ -80,11 +80,13 @@ def test_train_says_what_it_does(text_file, tmp_path, capsys, monkeypatch, text)
 def test_train_options_reach_the_model(text_file, tmp_path, core, capsys, monkeypatch):
     seen = {}
 
-    def watch(model, train, valid, **options):
-        seen.update(options, batch=train.batch_size, length=train.seq_len, model=model)
+    def watch(model, train, valid, recipe, **options):
+        seen.update(
+            vars(recipe), **options, batch=train.batch_size, length=train.seq_len, model=model
+        )
         return training.History([1.0], [1.0], [1.0], [1])
 
-    monkeypatch.setattr(cli, "fit", watch)
+    monkeypatch.setattr(cli, "train_epochs", watch)
     options = [
         "--core",
         core,
@@ -187,7 +189,9 @@ def test_corpora(tmp_path, monkeypatch, capsys):
 
 
 def test_python_docs_is_always_there(capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr(cli, "fit", lambda *args, **options: training.History([1], [1], [1], [1]))
+    monkeypatch.setattr(
+        cli, "train_epochs", lambda *args, **options: training.History([1], [1], [1], [1])
+    )
     assert "python-docs: " in said(capsys, "train", "python-docs", "--out", tmp_path / "out")
 
 
@@ -386,7 +390,9 @@ def test_diverging_later_keeps_the_checkpoint_and_names_a_way_on(
 
 
 def test_a_huge_loss_still_prints(text_file, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(cli, "fit", lambda *args, **options: training.History([1], [1e5], [1], [1]))
+    monkeypatch.setattr(
+        cli, "train_epochs", lambda *args, **options: training.History([1], [1e5], [1], [1])
+    )
     assert "perplexity inf" in said(capsys, "train", text_file, "--out", tmp_path / "o", *SMALL)
 
 

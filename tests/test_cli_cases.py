@@ -200,11 +200,11 @@ def test_a_finished_model_starts_another(stopped, tmp_path, text, capsys, monkey
     (tmp_path / "b.txt").write_text(text[::-1] + "012 {}" * 30, encoding="utf-8")
     seen = {}
 
-    def watch(model, train, valid, **options):
-        seen.update(options, model=model)
+    def watch(model, train, valid, recipe, keep, resume):
+        seen.update(vars(keep), model=model)
         return History([1.0], [1.0], [1.0], [1])
 
-    monkeypatch.setattr(cli, "fit", watch)
+    monkeypatch.setattr(cli, "train_epochs", watch)
     start = ["--init-from", tmp_path / "out", "--out", tmp_path / "next", "--dropout", "0.1"]
     run(capsys, "train", tmp_path / "b.txt", *start, "--batch-size", "8")
     old, known, _ = load_checkpoint(tmp_path / "out")
@@ -496,7 +496,7 @@ def test_out_of_memory_takes_one_line(text_file, tmp_path, capsys, monkeypatch, 
     def fail(*args, **options):
         raise error
 
-    monkeypatch.setattr(cli, "fit", fail)
+    monkeypatch.setattr(cli, "train_epochs", fail)
     message = refused(capsys, "train", text_file, "--out", tmp_path / "o", *SMALL)
     assert "not enough memory" in message
 
@@ -505,7 +505,7 @@ def test_an_unforeseen_error_is_not_hidden(text_file, tmp_path, monkeypatch):
     def fail(*args, **options):
         raise RuntimeError("a shape that does not fit")
 
-    monkeypatch.setattr(cli, "fit", fail)
+    monkeypatch.setattr(cli, "train_epochs", fail)
     with pytest.raises(RuntimeError, match="a shape"):
         cli.main(["train", str(text_file), "--out", str(tmp_path / "o"), *SMALL])
 

@@ -12,6 +12,7 @@ from charlm_utils.book.studies import runs as experiments
 from charlm_utils.book.studies.ch07 import average_run, quotation_run
 from charlm_utils.book.studies.points import best_line, best_lr, best_of
 from charlm_utils.book.studies.runs import FirstBatches, first_updates, train_run
+from charlm_utils.corpora import load_corpus
 from charlm_utils.data import RandomWindows
 from charlm_utils.saves import CheckpointError
 
@@ -20,7 +21,7 @@ SMALL = {"hidden_size": 12, "embedding_dim": 6, "batch_size": 8, "seq_len": 20, 
 
 @pytest.fixture(autouse=True)
 def own_text(clean, monkeypatch, text_file):
-    monkeypatch.setitem(experiments.DEFAULTS, "corpus", str(text_file))
+    monkeypatch.setattr(experiments, "load_corpus", lambda *_, **__: load_corpus(text_file))
 
 
 # ---- runs that need what others left behind ---------------------------------------------------

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from fitting import fit
 
 from charlm_utils.book.studies.ch09 import StartsFrom, teach
 from charlm_utils.cells import DropoutLSTM
@@ -12,7 +13,6 @@ from charlm_utils.data import CharVocab, RandomWindows, StreamBatches
 from charlm_utils.device import pick_device, pick_precision
 from charlm_utils.memory import (
     closing_marks,
-    differentiable_eval,
     gradient_by_lag,
     gradient_by_layer,
     hidden_trace,
@@ -21,7 +21,7 @@ from charlm_utils.memory import (
 )
 from charlm_utils.models import CORES, CharLM, Ensemble, LoopModel, make_core
 from charlm_utils.sampling import generate, next_char_probs, scaled_probs, stream
-from charlm_utils.training import evaluate, fit, train_epoch
+from charlm_utils.training import evaluate, evaluating, train_epoch
 from charlm_utils.tutor import (
     SYMBOLS,
     Char2Vec,
@@ -186,7 +186,7 @@ def test_a_model_can_learn_in_eval_mode():
     here, there = pair("lstm")
     x, y = next(iter(StreamBatches(ids(401), 8, 25)))
     for model, device in ((here, "cpu"), (there, "cuda")):
-        with differentiable_eval(model):
+        with evaluating(model, gradients=True):
             logits, _ = model(x.to(device))
             loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), y.to(device).flatten())
             loss.backward()

@@ -12,7 +12,6 @@ from charlm_utils.memory import (
     CopyBack,
     closing_marks,
     copy_back_batch,
-    differentiable_eval,
     gradient_by_lag,
     gradient_by_layer,
     hidden_trace,
@@ -21,7 +20,7 @@ from charlm_utils.memory import (
     recitation,
 )
 from charlm_utils.models import CharLM, make_core
-from charlm_utils.training import evaluate
+from charlm_utils.training import evaluate, evaluating
 
 
 def small_model(core="gru", vocab_size=7, dropout=0.0):
@@ -87,7 +86,7 @@ def test_gradients_are_taken_in_eval_mode_and_not_by_cudnn(measure, enabled, mon
 def test_differentiable_eval_leaves_each_module_in_its_mode():
     model = small_model(dropout=0.5).train()
     model.core.eval()  # frozen, as one may
-    with differentiable_eval(model):
+    with evaluating(model, gradients=True):
         assert not any(module.training for module in model.modules())
     assert model.training and model.head.training and not model.core.training
 

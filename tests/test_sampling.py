@@ -10,13 +10,13 @@ from torch import nn
 from charlm_utils.data import CharVocab
 from charlm_utils.models import CharLM, ConcatLoopModel, LoopModel, make_core
 from charlm_utils.sampling import (
-    eval_mode,
     generate,
     next_char_probs,
     sample_next,
     scaled_probs,
     stream,
 )
+from charlm_utils.training import evaluating
 
 VOCAB = CharVocab("abcdefg🙂")
 V, E, H = len(VOCAB), 5, 16
@@ -232,10 +232,10 @@ def test_generation_leaves_the_model_as_it_was(training):
     assert model.training is training
 
 
-def test_eval_mode_leaves_each_module_in_its_mode():
+def test_evaluating_leaves_each_module_in_its_mode():
     model = new_model(dropout=0.9).train()
     model.core.eval()  # frozen, as one may
-    with pytest.raises(KeyError), eval_mode(model):
+    with pytest.raises(KeyError), evaluating(model):
         assert not any(module.training for module in model.modules())
         raise KeyError
     assert model.training and model.head.training and not model.core.training

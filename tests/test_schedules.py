@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from fitting import fit
 from test_resume import (
     Stopped,
     contents,
@@ -22,14 +23,14 @@ from charlm_utils.data import StreamBatches
 from charlm_utils.models import Ensemble
 from charlm_utils.optim import (
     Cycles,
-    check_settings,
+    Recipe,
     decay_groups,
     l2_groups,
     learning_rate,
     parameter_groups,
 )
 from charlm_utils.saves import CheckpointError
-from charlm_utils.training import evaluate, fit
+from charlm_utils.training import evaluate
 
 pytestmark = pytest.mark.usefixtures("clean")
 
@@ -92,10 +93,10 @@ def test_a_warm_up_below_zero_is_none():
     [{"epochs": 0}, {"lr": math.nan}, {"clip": 0.0}, {"weight_decay": math.nan}, {"seed": 2**64}],
 )
 def test_settings_are_named(wrong):
-    check_settings(1, 0.1, warmup_steps=0, weight_decay=0.0, clip=None, seed=-(2**63))
+    Recipe(1, 0.1, warmup_steps=0, weight_decay=0.0, clip=None, seed=-(2**63))
     (name, value), numbers = next(iter(wrong.items())), {"epochs": 1, "lr": 0.1}
     with pytest.raises(ValueError, match=f"{name} must .*not {value}"):
-        check_settings(**numbers | wrong)
+        Recipe(**numbers | wrong)
 
 
 def test_step_is_a_tenth_for_the_last_third():

@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,18 +16,19 @@ from charlm_utils import cli
 from charlm_utils.book import results, studies
 from charlm_utils.book.studies import STUDIES, load, looks, rerun, run_study
 from charlm_utils.book.studies import ch08 as sweeps_deep
-from charlm_utils.book.studies import points as sweeps
 from charlm_utils.book.studies import runs as experiments
-from charlm_utils.book.studies.ch07 import average_run, lstm_chosen, lstm_recipes
+from charlm_utils.book.studies.ch07 import average_run, ladder, lstm_chosen, lstm_recipes
 from charlm_utils.book.studies.points import SEEDS, Study, best_lr, searched
 from charlm_utils.book.studies.runs import (
+    Settings,
     build_model,
     first_updates,
-    full_settings,
     load_batches,
+    read_settings,
     train_run,
 )
 from charlm_utils.cells import DropoutLSTM
+from charlm_utils.corpora import load_corpus
 from charlm_utils.saves import CheckpointError
 
 SMALL = {"hidden_size": 12, "embedding_dim": 6, "batch_size": 8, "seq_len": 20, "epochs": 2}
@@ -40,7 +42,7 @@ def book(clean, tmp_path, monkeypatch, text_file):
     folder.mkdir(parents=True)
     (folder / "published.json").write_text("[]", encoding="utf-8")
     monkeypatch.setattr(results, "_PACKAGE", folder.parent / "charlm_utils")
-    monkeypatch.setitem(experiments.DEFAULTS, "corpus", str(text_file))
+    monkeypatch.setattr(experiments, "load_corpus", lambda *_, **__: load_corpus(text_file))
     monkeypatch.chdir(tmp_path)
     return folder
 
@@ -78,7 +80,17 @@ def test_the_first_updates_are_those_of_the_run():
 def test_unknown_settings_are_refused():
     with pytest.raises(ValueError, match="hiden_size"):
         train_run({"hiden_size": 3})
-    assert full_settings({"lr": 1.0}) == experiments.DEFAULTS | {"lr": 1.0}
+    assert read_settings(Settings, {"lr": 1.0}) == replace(Settings(), lr=1.0)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"epochs": "3"}, {"lr": None}, {"tune": 1}, {"epochs": 3.0}, {"schedule": 2}]
+)
+def test_settings_have_types(wrong):
+    name = next(iter(wrong))
+    with pytest.raises(ValueError, match=f"the setting {name} can't be"):
+        read_settings(Settings, wrong)
+    assert read_settings(Settings, {"clip": None, "lr": 1, "schedule": [1, 2, 3]}).lr == 1
 
 
 def test_tuning_never_sees_the_held_out_text():
@@ -260,7 +272,7 @@ def test_a_run_that_diverges_is_a_result(monkeypatch, book):
 
 
 def test_names_and_files_that_are_not_there(monkeypatch, book):
-    with pytest.raises(ValueError, match="no study 'laddder'; there are ladder"):
+    with pytest.raises(ValueError, match="no study 'laddder'; there are identity"):
         load("laddder")
     with pytest.raises(FileNotFoundError, match="charlm study ladder"):
         load("ladder")
@@ -598,7 +610,7 @@ def test_best_lr_takes_the_last_loss():
 
 
 def test_the_ladder_is_fair():
-    points = sweeps.ladder(tuned(sweeps.ladder([])))
+    points = ladder(tuned(ladder([])))
     final = [p for p in points if "tune" not in p]
     assert len(final) == 15 and {p["seed"] for p in final} == {0, 1, 2}
     assert len({(p["epochs"], p["batch_size"], p["dropout"]) for p in final}) == 1
@@ -618,7 +630,7 @@ def test_every_point_can_be_built(name):
     assert known and STUDIES[name].minutes <= 120 and STUDIES[name].question.endswith("?")
     for point in known:
         if STUDIES[name].run in (train_run, sweeps_deep.deep_run):
-            full_settings(point)
+            read_settings(Settings, point)
             build_model(point | {"hidden_size": 4}, 9)
 
 
@@ -724,7 +736,7 @@ def test_every_phase_of_the_long_lstm_can_be_built():
         low = {f"search {first}": 1.3, f"search 48 epochs, {first}": 1.3, "search longer": 1.29}
         low |= {ENDINGS[1]: 1.2}
         for point in chain(lambda label, low=low: low.get(label, 1.4)):
-            full_settings(point)
+            read_settings(Settings, point)
             model = build_model(point | {"hidden_size": 4}, 9)
             sizes = [tuple(w.shape) for w in model.parameters()]
             first_model = build_model(lstm_recipes()[first] | {"hidden_size": 4}, 9)

@@ -7,7 +7,9 @@ import threading
 import pytest
 import torch
 import torch.nn.functional as F
+from fitting import fit
 from test_resume import Stopped
+from torch.utils.data import DataLoader
 
 from charlm_utils import training
 from charlm_utils.checkpoint import History, has_checkpoint, load_checkpoint, load_made
@@ -26,7 +28,6 @@ from charlm_utils.training import (
     TrainingDiverged,
     detach_state,
     evaluate,
-    fit,
     mean_loss,
     train_epoch,
     train_step,
@@ -605,7 +606,7 @@ def test_more_epochs_are_the_same_run_however_often_it_is_stopped(tmp_path):
     """From where the first run ended; the rate follows the schedule of the longer one."""
     run(new_model(dropout=0.3), checkpoint_dir=tmp_path / "whole", epochs=2)
     run(new_model(dropout=0.3), checkpoint_dir=tmp_path / "parts", epochs=2)
-    more = {"epochs": 5, "resume": True, "change_epochs": True}
+    more = {"epochs": 5, "resume": True}
     models = {"whole": new_model(dropout=0.3), "parts": new_model(dropout=0.3)}
     expected = run(models["whole"], checkpoint_dir=tmp_path / "whole", **more)
     for last in (3, 4, None):
@@ -631,7 +632,7 @@ def test_the_rate_of_more_epochs(monkeypatch, tmp_path):
 
     run(new_model(), checkpoint_dir=tmp_path, epochs=2)
     monkeypatch.setattr(training, "train_step", watch)
-    run(new_model(), checkpoint_dir=tmp_path, epochs=4, resume=True, change_epochs=True)
+    run(new_model(), checkpoint_dir=tmp_path, epochs=4, resume=True)
     assert seen == [learning_rate(step, 24, 0.01) for step in range(12, 24)]
 
 
@@ -676,3 +677,16 @@ def test_dropout_between_layers_goes_on_where_it_was(tmp_path, core, schedule):
     assert (history.train, history.valid) == (expected.train, expected.valid)
     assert torch.equal(weights(again), weights(whole))
     assert go(begin(0.0)).train != expected.train  # the rate does something
+
+
+@pytest.mark.parametrize("batches", [[(ids(4)[None], ids(4)[None])], DataLoader(ids(8).view(2, 4))])
+def test_what_are_no_batches_is_named(batches):
+    """Without the word whether the state goes on, a model would be judged by a wrong number."""
+    kind = type(batches).__name__
+    for call in (
+        lambda: evaluate(new_model(), batches),
+        lambda: run(new_model(), train=batches),
+        lambda: train_epoch(new_model(), batches, None),
+    ):
+        with pytest.raises(TypeError, match=f"a {kind} does not say .*`contiguous`"):
+            call()

@@ -13,7 +13,7 @@ to the last such comment) and in the alt texts of the code cells that follow, wh
     4.2 % = 100 * {08.share}
     0.3 = code
     0.27 = output
-    0.5 = charlm_utils/baselines.py
+    0.5 = charlm_utils/ngram.py
     -->
 
 Braces hold a key of results.json or published.json, or ± and a key of spreads.json; +, -, *, /,

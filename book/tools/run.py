@@ -1,10 +1,14 @@
 """Execute notebooks in place and store them in one normal form.
 
     python book/tools/run.py notebooks/03_looped_rnn.ipynb …     run, normalise, store
+    python book/tools/run.py --keep notebooks/03_looped_rnn.ipynb
+                                                                 run, and store what has changed
     python book/tools/run.py --normalise-only notebooks/*.ipynb  tidy without running
     python book/tools/run.py --check notebooks/*.ipynb           are the outputs as new as the code?
 
 A notebook that fails stays as it was. Outputs made with the stand-in corpus are never stored.
+`--keep` is for changes of form, on whatever machine: numbers are checked against the book's as in
+the tests, and a cell whose output agrees with what is stored keeps it. So none of them moves.
 """
 
 import argparse
@@ -12,6 +16,7 @@ import ast
 import base64
 import contextlib
 import hashlib
+import importlib.util
 import io
 import os
 import re
@@ -21,7 +26,7 @@ import time
 from pathlib import Path
 
 import nbformat
-from PIL import Image
+from PIL import Image, ImageChops
 
 ROOT = Path(__file__).resolve().parents[2]
 CELL_SECONDS = 30 * 60
@@ -204,14 +209,54 @@ def store(nb, path):
     os.replace(part, path)
 
 
+# ---- what has not changed ---------------------------------------------------------------------
+
+
+def agree(stored, new):
+    """Whether two lists of tidy outputs say the same: texts as the tests compare them.
+
+    Pictures agree if they are of one size and hardly a pixel differs, as by rounding.
+    """
+    spec = importlib.util.spec_from_file_location("book_conftest", ROOT / "conftest.py")
+    tests = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tests)
+    if [_kinds(out) for out in stored] != [_kinds(out) for out in new]:
+        return False
+    pairs = list(zip(stored, new, strict=True))
+    texts = all(tests.Tolerant(_text(a)) == tests.Tolerant(_text(b)) for a, b in pairs)
+    return texts and all(_look_alike(a, b) for a, b in pairs)
+
+
+def _kinds(out):
+    return out.output_type, sorted(out.get("data", {}))
+
+
+def _text(out):
+    return out.get("text") or out.get("ename") or out.get("data", {}).get("text/plain", "")
+
+
+def _look_alike(stored, new):
+    one, other = (out.get("data", {}).get("image/png") for out in (stored, new))
+    if one == other:
+        return True
+    pictures = [
+        Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB") for data in (one, other)
+    ]
+    if pictures[0].size != pictures[1].size:
+        return False
+    differ = ImageChops.difference(*pictures).convert("L").point(lambda value: 255 * (value > 40))
+    return differ.histogram()[255] <= 0.001 * differ.width * differ.height
+
+
 # ---- running ----------------------------------------------------------------------------------
 
 
-def kernel_environment():
-    """Set what a recording run needs; kernels inherit it."""
-    os.environ.update(CHARLM_QUIET="1", CHARLM_RECORD="1", PYTHONHASHSEED="0")
+def kernel_environment(keep):
+    """Set what a run needs that records numbers, or checks them (`keep`); kernels inherit it."""
+    purpose, other = ("CHECK", "RECORD") if keep else ("RECORD", "CHECK")
+    os.environ.update({"CHARLM_QUIET": "1", f"CHARLM_{purpose}": "1", "PYTHONHASHSEED": "0"})
     os.environ.setdefault("OMP_NUM_THREADS", "2")
-    os.environ.pop("CHARLM_CHECK", None)
+    os.environ.pop(f"CHARLM_{other}", None)
     data = os.environ.get("CHARLM_DATA")
     if data:  # kernels start in the notebook's folder
         os.environ["CHARLM_DATA"] = str((ROOT / data).resolve())
@@ -231,11 +276,12 @@ def execute(nb, folder):
     client.execute(stderr=subprocess.DEVNULL)  # the kernel process's own chatter
 
 
-def run_one(path):
+def run_one(path, keep=False):
     """Execute, normalise, hash and store one notebook. Returns an error text or None."""
     from nbclient.exceptions import CellExecutionError, CellTimeoutError
 
     nb = nbformat.read(path, as_version=4)
+    before = [cell.outputs for cell in code_cells(nb)]
     missing = missing_corpora(corpora_needed(nb))
     if missing:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
@@ -246,8 +292,16 @@ def run_one(path):
         return f"{path}: failed, left as it was\n{error}"
     nb.metadata["charlm"] = {"code_hash": code_hash(nb)}
     normalise(nb)
+    for cell, stored in zip(code_cells(nb), before if keep else [], strict=keep):
+        if agree(stored, cell.outputs):
+            cell.outputs = tidy_outputs(stored, cell.execution_count)
     store(nb, path)
     return None
+
+
+def keep_one(path):
+    """Execute one notebook, and store what differs from what is stored."""
+    return run_one(path, keep=True)
 
 
 def normalise_one(path):
@@ -269,11 +323,14 @@ def main(argv=None):
     parser.add_argument("notebooks", nargs="+", type=Path)
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--normalise-only", action="store_true", help="tidy, do not run")
+    mode.add_argument("--keep", action="store_true", help="run, store what has changed")
     mode.add_argument("--check", action="store_true", help="exit 1 where outputs are stale")
     options = parser.parse_args(argv)
     job = normalise_one if options.normalise_only else check_one if options.check else run_one
-    if job is run_one:
-        kernel_environment()
+    job = keep_one if options.keep else job
+    runs = job in (run_one, keep_one)
+    if runs:
+        kernel_environment(options.keep)
     failed = False
     for path in options.notebooks:
         start = time.monotonic()
@@ -281,7 +338,7 @@ def main(argv=None):
         failed |= error is not None
         if error:
             print(error, file=sys.stderr, flush=True)
-        elif job is run_one:
+        elif runs:
             print(f"{path}  {time.monotonic() - start:.1f} s", flush=True)
     return int(failed)
 

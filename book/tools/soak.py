@@ -17,6 +17,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -404,12 +405,37 @@ def ask_bad_servers(options: argparse.Namespace, folder: Path) -> Outcome:
     return sum(tried for tried, _ in counts.values()), said
 
 
+def make_calls(options: argparse.Namespace, folder: Path) -> Outcome:
+    """Generated command lines: a result or one line each."""
+    from soak_calls import campaign
+
+    os.environ.update(CHARLM_OFFLINE="1", CHARLM_QUIET="1")
+    return campaign(options.calls, options.seed, folder)
+
+
+def try_properties(options: argparse.Namespace, folder: Path) -> Outcome:
+    """What must hold of any input, by the tests' own properties, with many more cases each."""
+    command = [sys.executable, "-m", "pytest", "-q", "tests/test_properties.py", "-p"]
+    command += [
+        "no:cacheprovider",
+        "--hypothesis-profile=soak",
+        f"--hypothesis-seed={options.seed}",
+    ]
+    count = folder / "count"
+    here = {"cwd": Path(__file__).parents[2], "env": os.environ | {"CHARLM_COUNT": str(count)}}
+    done = subprocess.run(command, capture_output=True, text=True, **here)
+    broke = [line for line in done.stdout.splitlines() if line.startswith("FAILED")]
+    return sum(map(int, count.read_text(encoding="utf-8").split())), broke
+
+
 CAMPAIGNS: dict[str, tuple[str, Callable[[argparse.Namespace, Path], Outcome]]] = {
     "stops": ("saves stopped at every point", stop_saves),
     "kills": ("training killed at random", kill_training),
     "damage": ("damaged files of checkpoints", damage_files),
     "crafted": ("crafted checkpoints", craft),
     "servers": ("downloads from bad servers", ask_bad_servers),
+    "calls": ("generated command lines", make_calls),
+    "properties": ("cases of properties", try_properties),
 }
 
 
@@ -420,6 +446,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--kills", type=int, default=200, help="of training, at random moments")
     parser.add_argument("--damage", type=int, default=500, help="files to damage")
     parser.add_argument("--servers", type=int, default=120, help="downloads from bad servers")
+    parser.add_argument("--calls", type=int, default=1000, help="generated command lines")
     parser.add_argument("--stops", nargs="+", choices=STOPS, default=list(STOPS))
     parser.add_argument("--seed", type=int, default=0)
     options, rows, failed = parser.parse_args(arguments), [], False
