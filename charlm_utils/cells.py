@@ -150,7 +150,7 @@ DropoutLSTM.forward = _loose_weights(DropoutLSTM.forward)  # the class above is 
 
 
 class ReLUGRU(nn.GRU):
-    """`nn.GRU` whose output passes a ReLU, which drops the sign (source 000's first model)."""
+    """`nn.GRU` whose output passes a ReLU, which drops the sign (the residual-GRU post's first)."""
 
     def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
         out, state = super().forward(x, state)

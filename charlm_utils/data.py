@@ -176,7 +176,7 @@ class ShuffledBatches:
 
 
 class RandomWindows:
-    """`num_batches` batches of windows that start anywhere (source 000).
+    """`num_batches` batches of windows that start anywhere (the residual-GRU post).
 
     Yields x (B, T) and y (B, T), the same windows one character on.
     """

@@ -15,7 +15,7 @@ from charlm_utils.cells import DropoutLSTM, ReLUGRU
 
 
 class ThreeCharModel(nn.Module):
-    """Predicts a character from the three before it (chapter 2; source 003's first model).
+    """Predicts a character from the three before it (chapter 2; the fast.ai lesson's first model).
 
     x (B, 3) to logits (B, V) and the last hidden state (B, H).
     """
@@ -107,8 +107,9 @@ class CharLM(nn.Module):
 
 
 class ResidualGRU(nn.Module):
-    """A stack of GRU layers, each added to what it reads (chapter 8; source 000's second model).
+    """A stack of GRU layers, each added to what it reads (chapter 8).
 
+    The residual-GRU post's second model, with switches for what it lacks.
     `projected`: a linear map brings the input to width H, so that the first layer has a skip
     too; without it the first layer reads E numbers and has none. `norm`: a layer norm in front
     of each layer and one behind the last. `projection`: a linear map on each layer's answer.

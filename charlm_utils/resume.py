@@ -49,7 +49,7 @@ State = Tensor | tuple[Tensor, ...] | None
 TENSORS = "optimizer.safetensors"
 STATE_FIELDS = {"position", "state", "settings", "sha256"}
 MOMENTS = {"step", "exp_avg", "exp_avg_sq"}  # what Adam keeps of each weight
-MEANS = {"mean", "walk"}  # see `averaging`
+MEANS = {"mean", "walk"}  # see `optim.keep_mean`
 CODES = {torch.float32: "F32", torch.float64: "F64", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 

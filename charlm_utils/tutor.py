@@ -192,7 +192,7 @@ def exact_match(answers: Iterable[str], questions: Iterable[str]) -> float:
 
 
 class Char2Vec:
-    """Characters as one-hot rows, as codes, and back (source 004 imports one, unseen)."""
+    """Characters as one-hot rows, as codes, and back (the arithmetic notebook hides its own)."""
 
     def __init__(self, characters: str):
         self.vocab = CharVocab(characters)
@@ -208,7 +208,7 @@ class Char2Vec:
 
 
 class VanillaRNN(nn.Module):
-    """Source 004's network; with `linear=True`, as published, it has no tanh.
+    """The arithmetic notebook's network; with `linear=True`, as published, it has no tanh.
 
     x (B, T) ids, or one-hot rows (B, T, V), to logits (B, T, V') and the state (B, H).
     """
@@ -233,7 +233,7 @@ class VanillaRNN(nn.Module):
 
 
 class Tao:
-    """A learner that listens to one question at a time; source 004's, with its own network."""
+    """The arithmetic notebook's learner, one question at a time, with a network of its own."""
 
     def __init__(self, model: VanillaRNN, char2vec: Char2Vec, *, lr: float = 2e-4):
         self.model, self.char2vec = model, char2vec

@@ -1,4 +1,4 @@
-"""Appendix A2."""
+"""Appendix A2: the perplexity of a text scored in batches."""
 
 import math
 from collections.abc import Callable

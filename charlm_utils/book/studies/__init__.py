@@ -1,7 +1,7 @@
 """Recorded studies: sweeps and long runs, too long for a page, that the chapters plot.
 
 `charlm study NAME` runs one and appends a JSON line to `book/runs/NAME.jsonl` for each run
-that is finished; started again, it does what is missing. The runs stand in `sweeps.py`.
+that is finished; started again, it does what is missing. Each chapter has a file of them.
 """
 
 import errno

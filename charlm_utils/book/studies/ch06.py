@@ -2,13 +2,13 @@
 
 from charlm_utils.book.studies.points import SEEDS, Line, Study, grid, searched
 
-# source 003's GRU: Adam at 1e-3 for six epochs and 1e-4 for three, 8 characters a step
+# the fast.ai lesson's GRU: Adam at 1e-3 for six epochs and 1e-4 for three, 8 characters a step
 GRU_SOURCE = {"embedding_dim": 42, "seq_len": 8, "epochs": 9, "lr": 1e-3, "schedule": "step"}
 GRU_SOURCE |= {"warmup_steps": 0, "betas": [0.9, 0.999], "clip": None}
 
 
 def gru_race(lines: list[Line]) -> list[dict]:
-    """The source's recipe and ours in turns, two seeds, to be run on a quiet machine."""
+    """The fast.ai lesson's recipe and ours in turns, two seeds, to be run on a quiet machine."""
     ours = {"batch_size": 96, "seq_len": 12, "epochs": 4, "lr": 8e-3, "warmup_steps": 400}
     ours |= {"betas": [0.9, 0.97], "weight_decay": 0.1}
     return [point | {"seed": seed} for seed in range(2) for point in (GRU_SOURCE, ours)]
@@ -42,7 +42,7 @@ def lesson_cut(lines: list[Line]) -> list[dict]:
 
 
 STUDIES = {
-    "gru_race": Study("How soon does a GRU reach the source's 1.3697?", 5, gru_race),
+    "gru_race": Study("How soon does a GRU reach the fast.ai lesson's 1.3697?", 5, gru_race),
     "gru_live": Study("What does a GRU of 256 units reach in a minute?", 20, gru_live),
     "gru_long": Study("What does a GRU of 256 units reach?", 20, gru_long),
     "lesson_cut": Study("What do they reach on the fast.ai lesson's cut?", 10, lesson_cut),

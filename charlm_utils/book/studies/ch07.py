@@ -40,7 +40,7 @@ def ladder(lines: list[Line]) -> list[dict]:
 TENTH = {"label": "tenth", "data_share": 0.1, "epochs": 3}
 
 
-# source 003 as published: 8 characters a step, Adam at 1e-2, then cosine with warm restarts
+# the fast.ai lesson as published: 8 characters a step, Adam at 1e-2, then cosine with warm restarts
 LSTM_SOURCE = {
     "core": "lstm",
     "hidden_size": 512,
@@ -59,11 +59,11 @@ LSTM_MEAN = {"epochs": 1, "schedule": "constant", "lr": 2.5e-3, "average": 0.999
 
 
 def lstm_source(lines: list[Line]) -> list[dict]:
-    """The source's LSTM: 2 epochs, cycles of 1+2+4+8, then of 1+2+4+8+16 and 32.
+    """The fast.ai lesson's LSTM: 2 epochs, cycles of 1+2+4+8, then of 1+2+4+8+16 and 32.
 
     Twice, since it says "weight decay": as AdamW means it today, which stops after 17 epochs,
     and as Adam meant it then (`l2`). `tenth`, of this study and the next, reads a tenth of
-    the text: short enough to be repeated. `mean` is our own last epoch, on the source's network.
+    the text: short enough to be repeated. `mean` is our own last epoch, on the lesson's network.
     """
     cold = {"label": "cold", "warmup_steps": 0, "epochs": 1, "schedule": "constant"}
     two, longer = {"epochs": 2, "schedule": "constant"}, {"epochs": 15, "schedule": [1, 2, 4]}
@@ -93,7 +93,7 @@ def lstm_long(lines: list[Line]) -> list[dict]:
     Its settings were compared by their held-out loss; `lstm_chosen` searches them anew.
 
     Beside it two runs of 48 epochs with twice as many updates: `many`, and `output`, which
-    has the source's dropout between the layers, one on the output, and no other.
+    has the lesson's dropout between the layers, one on the output, and no other.
     """
     recipe = LSTM_OURS | {"batch_size": 64, "lr": 8e-3, "recurrent": 0.2, "l2": 2e-5}
     tenth = TENTH | {"batch_size": 16, "schedule": [3, 1, 1]}
@@ -293,7 +293,7 @@ STUDIES = {
     "lstm_live": Study("What does an LSTM of 2 x 512 units reach in minutes?", 35, lstm_live),
     "lstm_long": Study("What does an LSTM of 2 x 512 units reach?", 60, lstm_long),
     "lstm_chosen": Study("Which recipe for the LSTM, without the held-out text?", 120, lstm_chosen),
-    "lstm_source": Study("What does the source's LSTM reach on this split?", 60, lstm_source),
+    "lstm_source": Study("What does the fast.ai lesson's LSTM reach on our cut?", 60, lstm_source),
     "lstm_average": Study(
         "Whose mean is best: of one run's LSTMs or of several runs'?",
         5,

@@ -83,7 +83,8 @@ def depth(lines: list[Line]) -> list[dict]:
     ]
 
 
-# source 000 as published: random windows of 40, 16 at a time, Adam, no clipping, no warm-up
+# the residual-GRU post as published: random windows of 40, 16 at a time,
+# Adam, no clipping, no warm-up
 SOURCE = SHAKESPEARE | {"batch_size": 16, "seq_len": 40, "lr": 2e-3, "schedule": "constant"}
 SOURCE |= {"warmup_steps": 0, "betas": [0.9, 0.999], "clip": None}
 
@@ -98,7 +99,7 @@ def width(lines: list[Line]) -> list[dict]:
 
 
 def source_deep(lines: list[Line]) -> list[dict]:
-    """The source's two models and Karpathy's 3 x 512, with the validation never measured."""
+    """The residual-GRU post's two models and Karpathy's 3 x 512, validated as they never were."""
     first = SOURCE | {"core": "relu-gru", "hidden_size": 512, "embedding_dim": 512}
     second = SOURCE | {"core": "residual-gru", "projected": False, "num_layers": 8}
     second |= {"hidden_size": 128, "epochs": 3, "windows": 1_500}
@@ -157,11 +158,13 @@ def residual_chosen(lines: list[Line]) -> list[dict]:
 
 STUDIES = {
     "depth": Study("What do depth, skips and a norm do to a GRU?", 40, depth, deep_run),
-    "width": Study("Why do 128 units beat 512 in source 000?", 30, width, deep_run),
+    "width": Study("Why do 128 units beat 512 in the residual-GRU post?", 30, width, deep_run),
     "data": Study("How much is recited as the training text shrinks?", 15, data, deep_run),
     "dropout": Study("How much dropout do two layers want?", 15, dropout, deep_run),
     "projections": Study("What do projections add?", 10, projections, deep_run),
-    "source_deep": Study("What do source 000's models score?", 40, source_deep, deep_run),
+    "source_deep": Study(
+        "What do the residual-GRU post's models score?", 40, source_deep, deep_run
+    ),
     "residual_live": Study("What do eight layers of 128 reach in minutes?", 20, residual_live),
     "residual_long": Study("What does a residual stack reach?", 40, residual_long, deep_run),
     "residual_chosen": Study("And eight of 256, read twelve times?", 120, residual_chosen),

@@ -185,7 +185,7 @@ def sums_order(lines: list[Line]) -> list[dict]:
 
 
 def sums_start(lines: list[Line]) -> list[dict]:
-    """Source 004's question: a start from zero, from noise, or from where the last one ended."""
+    """The arithmetic notebook's question: start at zero, at noise, or where the last one ended."""
     common = {"limit": 10, "held_out": 0.0, "width": 2, "reverse": False, "hidden_size": 64}
     common |= {"batch_size": 32, "rounds": 5, "steps": 400, "lr": 1e-2, "weight_decay": 0.0}
     return [
