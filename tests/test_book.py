@@ -256,7 +256,7 @@ def test_first_exercise_has_a_checker(path):
     name = f"check_ch{number(path)}"
     trees = [
         ast.parse(module.read_text(encoding="utf-8"))
-        for module in (ROOT / "charlm_utils").glob("exercises*.py")
+        for module in (ROOT / "charlm_utils" / "book" / "exercises").glob("*.py")
     ]
     defined = [node for tree in trees for node in tree.body if isinstance(node, ast.FunctionDef)]
     assert name in [node.name for node in defined]

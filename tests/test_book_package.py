@@ -9,45 +9,22 @@ import tomllib
 import pytest
 from book_reader import NOTEBOOKS, ROOT, number, walk
 
-# a module imports only from modules above it
-ORDER = (
-    "known_corpora",
-    "download",
-    "corpora",
-    "vocab",
-    "batching",
-    "device",
-    "cells",
-    "models",
-    "schedules",
-    "averaging",
-    "saves",
-    "checkpoint",
-    "resume",
-    "steps",
-    "training",
-    "sampling",
-    "baselines",
-    "memory",
-    "arithmetic",
-    "plotting",
-    "results",
-    "exercises",
-    "exercises_gated",
-    "exercises_late",
-    "experiments",
-    "sweeps",
-    "sweeps_deep",
-    "sweeps_recipes",
-    "sweeps_lab",
-    "sweeps_sums",
-    "studies",
-    "options",
-    "terminal",
-    "made",
-    "cli",
-    "__main__",
-)
+# the rooms, and in them the modules in order: each imports only what stands before it
+ROOMS = {
+    "texts": ("download", "corpora", "data"),
+    "models": ("cells", "models"),
+    "tables": ("ngram",),
+    "training": ("device", "terminal", "saves", "checkpoint", "optim", "resume", "training"),
+    "use": ("sampling", "memory", "tutor"),
+    "book": (
+        *("book", "book.results", "book.plotting"),
+        *("book.exercises", "book.exercises.judge", "book.exercises.*"),
+        *("book.studies.runs", "book.studies.points", "book.studies.*", "book.studies"),
+    ),
+    "command line": ("cli.arguments", "cli.origin", "cli", "__main__", "cli.__main__"),
+}
+LIBRARY = ("texts", "models", "tables", "training", "use")
+BESIDE = ("book.exercises.*", "book.studies.*")  # one a chapter: none imports another
 # written out in these chapters, living once more in the package
 PROMOTED = {
     "02": ("models", ["ThreeCharModel"]),
@@ -56,50 +33,122 @@ PROMOTED = {
     "06": ("models", ["GRUCell"]),
     "07": ("models", ["LSTMCell"]),
     "08": ("models", ["ResidualGRU"]),
-    "09": ("arithmetic", ["VanillaRNN", "Tao"]),
+    "09": ("tutor", ["VanillaRNN", "Tao"]),
 }
-MODULES = sorted((ROOT / "charlm_utils").glob("*.py"))
+PACKAGE = ROOT / "charlm_utils"
+MODULES = sorted(PACKAGE.rglob("*.py"))
 FUNCTION = (ast.FunctionDef, ast.AsyncFunctionDef)
 
-each_module = pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+
+def dotted(path):
+    """`book.studies.ch07` for its file; the package itself is ""."""
+    return (
+        ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+        .removesuffix("__init__")
+        .strip(".")
+    )
+
+
+NAMES = {dotted(path): path for path in MODULES}
+
+each_module = pytest.mark.parametrize("path", MODULES, ids=dotted)
 
 
 def parse(path):
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
-# ---- layers and sizes -------------------------------------------------------------------------
+# ---- rooms ------------------------------------------------------------------------------------
 
 
-def imported(tree):
-    """Modules of the package that a tree imports, wherever in it."""
-    names = set()
+def place(name):
+    """Where a module stands among all, and whether there are others beside it."""
+    order = [module for room in ROOMS.values() for module in room]
+    parent = f"{name.rpartition('.')[0]}.*"
+    key = name if name in order else parent
+    assert key in order, f"{name} stands in no room"
+    return order.index(key), key in BESIDE
+
+
+def imports(tree):
+    """The package's modules that a tree imports, wherever in it, with the names taken from each."""
+    found = []
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module == "charlm_utils":
-            names |= {alias.name for alias in node.names} & set(ORDER)
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("charlm_utils."):
-            names.add(node.module.split(".")[1])
+        if isinstance(node, ast.ImportFrom):
+            assert not node.level, "a relative import"
+            if (node.module or "").partition(".")[0] == "charlm_utils":
+                module = node.module.partition(".")[2]
+                for alias in node.names:
+                    inner = f"{module}.{alias.name}".strip(".")
+                    found.append((inner, "") if inner in NAMES else (module, alias.name))
         elif isinstance(node, ast.Import):
-            parts = [alias.name.split(".") for alias in node.names]
-            names |= {p[1] for p in parts if p[0] == "charlm_utils" and len(p) > 1}
-        assert not (isinstance(node, ast.ImportFrom) and node.level), "a relative import"
-    return names
+            parts = [alias.name.partition(".") for alias in node.names]
+            found += [(rest, "") for first, _, rest in parts if first == "charlm_utils"]
+    return found
+
+
+def test_every_room_holds_modules_and_every_module_has_a_room():
+    assert all(place(name) for name in NAMES if name)
+    listed = {name for room in ROOMS.values() for name in room if not name.endswith("*")}
+    assert listed <= NAMES.keys()
 
 
 @each_module
-def test_no_module_imports_one_below_it(path):
-    if path.stem == "__init__":
-        assert imported(parse(path)) == set()
+def test_a_module_imports_only_what_stands_before_it(path):
+    name = dotted(path)
+    found = {module for module, _ in imports(parse(path))} - {""}  # "": __version__
+    if not name:
+        assert found == set()
         return
-    assert path.stem in ORDER
-    assert imported(parse(path)) <= set(ORDER[: ORDER.index(path.stem)])
+    mine, beside = place(name)
+    for module in found:
+        other, _ = place(module)
+        assert other < mine, f"{name} imports {module}"
+    assert not (beside and any(place(module)[0] == mine for module in found))
 
 
 @each_module
-def test_modules_and_functions_are_short(path):
-    text = path.read_text(encoding="utf-8")
-    assert len(text.splitlines()) <= 400
-    lines = text.splitlines()
+def test_the_library_does_without_the_book(path):
+    name = dotted(path)
+    if any(name in ROOMS[room] for room in LIBRARY):
+        rooms = {module.partition(".")[0] for module, _ in imports(parse(path))}
+        assert not rooms & {"book", "cli", "__main__"}
+
+
+@each_module
+def test_no_private_name_leaves_its_module(path):
+    taken = [name for _, name in imports(parse(path)) if name.startswith("_")]
+    assert [name for name in taken if name != "__version__"] == []
+
+
+@each_module
+def test_a_name_is_imported_from_where_it_lives(path):
+    """The one module that hands on what it imports says so: `data`, for `load_corpus`."""
+    for module, name in imports(parse(path)):
+        if not name or name == "__version__":
+            continue
+        handed_on = {"load_corpus", "Corpus", "CorpusUnavailable"} if module == "data" else set()
+        assert name in defined(NAMES[module]) | handed_on, f"{module}.{name}"
+
+
+def defined(path):
+    """The names that a module defines at its top level."""
+    found = set()
+    for node in parse(path).body:
+        if isinstance(node, (*FUNCTION, ast.ClassDef)):
+            found.add(node.name)
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found |= {n.id for t in targets for n in ast.walk(t) if isinstance(n, ast.Name)}
+    return found
+
+
+# ---- functions --------------------------------------------------------------------------------
+
+
+@each_module
+def test_functions_are_short(path):
+    lines = path.read_text(encoding="utf-8").splitlines()
     long = {n.name: body_lines(n, lines) for n in ast.walk(parse(path)) if isinstance(n, FUNCTION)}
     assert {name: length for name, length in long.items() if length > 25} == {}
 
@@ -127,7 +176,7 @@ def test_plain_code(path):
 def test_only_plotting_imports_matplotlib(path):
     text = path.read_text(encoding="utf-8")
     found = re.search(r"^\s*(import|from) matplotlib", text, re.MULTILINE)
-    assert not found or path.stem == "plotting"
+    assert not found or dotted(path) == "book.plotting"
 
 
 @each_module
@@ -165,7 +214,8 @@ print("quiet")
 
 
 def test_importing_the_package_does_nothing():
-    names = [path.stem for path in MODULES if path.stem not in ("__init__", "plotting")]
+    skipped = ("", "book.plotting")
+    names = [n for n in NAMES if n not in skipped and not n.endswith("__main__")]
     command = [sys.executable, "-c", QUIET_IMPORT, *names]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.returncode) == ("quiet\n", 0), done.stderr
@@ -201,8 +251,8 @@ def classes(nodes):
 
 def shared_classes():
     """Classes of the modules that chapters' classes are promoted to."""
-    paths = [ROOT / "charlm_utils" / f"{name}.py" for name in ("cells", "models", "arithmetic")]
-    return {k: v for path in paths if path.exists() for k, v in classes(parse(path).body).items()}
+    paths = [NAMES[name] for name in ("cells", "models", "tutor")]
+    return {k: v for path in paths for k, v in classes(parse(path).body).items()}
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

@@ -232,7 +232,7 @@ def test_a_lower_cased_model_starts_a_lower_cased_one(lower, tmp_path, capsys):
 
 HOLD = """
 import sys, time
-from charlm_utils.checkpoint import lock_folder
+from charlm_utils.saves import lock_folder
 with lock_folder(sys.argv[1]):
     print("held", flush=True)
     sys.stdin.read()

@@ -246,7 +246,7 @@ RECORDS = """
 import sys
 from pathlib import Path
 
-from charlm_utils import results
+from charlm_utils.book import results
 
 results._PACKAGE = Path(sys.argv[1])
 for i in range(40):
@@ -413,5 +413,7 @@ def test_an_installed_copy_has_the_numbers_inside(tmp_path, monkeypatch):
 def test_the_repositorys_own_files_are_found(monkeypatch):
     monkeypatch.undo()
     folder = results.book_folder()
-    assert folder.name == "book" and (folder.parent / "charlm_utils" / "results.py").is_file()
+    assert (
+        folder.name == "book" and (folder.parent / "charlm_utils" / "book" / "results.py").is_file()
+    )
     assert all(isinstance(row["key"], str) for row in results._load("published.json"))

@@ -18,7 +18,7 @@ from book_reader import ROOT, tool
 from safetensors.torch import load_file, save_file
 from sphinx.errors import ExtensionError
 
-from charlm_utils import tutor as arithmetic
+from charlm_utils import tutor
 from charlm_utils.checkpoint import History, load_checkpoint, save_checkpoint
 from charlm_utils.data import CharVocab
 from charlm_utils.models import CharLM, make_core
@@ -641,7 +641,7 @@ def teach_briefly():
     torch.manual_seed(0)
     model = CharLM(len(SUMS), 12, make_core("gru", 12, 40))
     questions = [f"{a}+{b}=?" for a in range(10, 20) for b in range(10, 20)]
-    x, y = arithmetic.make_batch(questions, SUMS)
+    x, y = tutor.make_batch(questions, SUMS)
     optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
     for _ in range(60):
         train_step(model, x, y, optimizer, None)
@@ -701,7 +701,7 @@ def test_tao_says_on_the_page_what_it_says_in_pytorch(asked, pupil):
     model, vocab, _ = load_checkpoint(pupil)
     for question, shown in zip(QUESTIONS, asked["answers"], strict=True):
         a, b = (str(int(number)) for number in question.strip(" =?").split("+"))
-        (wanted,) = arithmetic.ask(model.float(), vocab, [f"{a}+{b}=?"])
+        (wanted,) = tutor.ask(model.float(), vocab, [f"{a}+{b}=?"])
         assert shown == f"{a} + {b} = {wanted or '(silence)'}"
     assert asked["begins"] == asked["answers"][0] and asked["unnamed"] == []
 
@@ -767,5 +767,5 @@ def test_tao_comes_with_its_own_weights_only(pupil, folder, tmp_path):
 def test_the_books_own_tao_adds():
     model, vocab, _ = load_checkpoint(OWN_SUMS)
     questions = [f"{a}+{b}=?" for a in range(100) for b in range(100)]
-    answers = arithmetic.ask(model.float(), vocab, questions)
-    assert arithmetic.exact_match(answers, questions) > 0.995
+    answers = tutor.ask(model.float(), vocab, questions)
+    assert tutor.exact_match(answers, questions) > 0.995

@@ -14,9 +14,7 @@ import torch
 
 from charlm_utils import cli
 from charlm_utils.book import results, studies
-from charlm_utils.book.studies import STUDIES, load, looks, rerun, run_study
-from charlm_utils.book.studies import ch08 as sweeps_deep
-from charlm_utils.book.studies import runs as experiments
+from charlm_utils.book.studies import STUDIES, ch08, load, looks, rerun, run_study, runs
 from charlm_utils.book.studies.ch07 import average_run, ladder, lstm_chosen, lstm_recipes
 from charlm_utils.book.studies.points import SEEDS, Study, best_lr, searched
 from charlm_utils.book.studies.runs import (
@@ -42,7 +40,8 @@ def book(clean, tmp_path, monkeypatch, text_file):
     folder.mkdir(parents=True)
     (folder / "published.json").write_text("[]", encoding="utf-8")
     monkeypatch.setattr(results, "_PACKAGE", folder.parent / "charlm_utils")
-    monkeypatch.setattr(experiments, "load_corpus", lambda *_, **__: load_corpus(text_file))
+    for module in (runs, ch08):
+        monkeypatch.setattr(module, "load_corpus", lambda *_, **__: load_corpus(text_file))
     monkeypatch.chdir(tmp_path)
     return folder
 
@@ -132,17 +131,17 @@ def test_random_windows_come_from_the_training_part():
 
 def test_a_deep_run_is_inspected():
     deep = SMALL | {"core": "residual-gru", "num_layers": 3}
-    found = sweeps_deep.deep_run(deep)
+    found = ch08.deep_run(deep)
     assert found["valid"] == train_run(deep)["valid"]
     assert len(found["gradients"]) == 3 and all(g > 0 for g in found["gradients"])
     assert 0 < found["novel"] <= 1 and 1 <= found["longest_copy"] < 2_000
     assert found["fitted"] == pytest.approx(found["train"][-1], rel=0.2)
-    assert sweeps_deep.deep_run(deep, stop_after=1)["valid"] == found["valid"][:1]
+    assert ch08.deep_run(deep, stop_after=1)["valid"] == found["valid"][:1]
 
 
 def test_a_deep_run_that_diverges_is_a_result():
     wild = SMALL | {"core": "relu-gru", "lr": 1e36, "clip": None, "warmup_steps": 0}
-    found = sweeps_deep.deep_run(wild)
+    found = ch08.deep_run(wild)
     assert "step" in found["diverged"] and "fitted" not in found
 
 
@@ -629,7 +628,7 @@ def test_every_point_can_be_built(name):
     known = points(tuned(known)) if any(p.get("tune") for p in known) else known
     assert known and STUDIES[name].minutes <= 120 and STUDIES[name].question.endswith("?")
     for point in known:
-        if STUDIES[name].run in (train_run, sweeps_deep.deep_run):
+        if STUDIES[name].run in (train_run, ch08.deep_run):
             read_settings(Settings, point)
             build_model(point | {"hidden_size": 4}, 9)
 

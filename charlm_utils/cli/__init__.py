@@ -325,7 +325,3 @@ def _parser() -> argparse.ArgumentParser:
         command.set_defaults(run=run)
         ARGUMENTS[name](command)
     return parser
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

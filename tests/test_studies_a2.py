@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from charlm_utils.book.studies import a2 as sweeps_lab
+from charlm_utils.book.studies import a2
 from charlm_utils.book.studies.a2 import NoisyStreams, grid, grid_run, lab_split, low, low_run
 
 POINT = {"batch_size": 16, "epochs": 1, "num_hiddens": 4, "num_steps": 64, "lr": 1}
@@ -19,7 +19,7 @@ def short_books(monkeypatch):
     class Book:
         text = LETTERS
 
-    monkeypatch.setattr(sweeps_lab, "load_corpus", lambda name, fallback=None: Book)
+    monkeypatch.setattr(a2, "load_corpus", lambda name, fallback=None: Book)
 
 
 def done(points, losses):
@@ -78,7 +78,7 @@ def test_tuning_never_sees_the_held_out_text(monkeypatch):
     class Book:  # no letter occurs in two of the three parts
         text = "abcdefgh " * 1_800 + "ijklmnop " * 200 + "qrstuvwx " * 222
 
-    monkeypatch.setattr(sweeps_lab, "load_corpus", lambda name, fallback=None: Book)
+    monkeypatch.setattr(a2, "load_corpus", lambda name, fallback=None: Book)
     whole, held_out, vocab = lab_split("90/10")
     train, development, _ = lab_split("90/10", tune=True)
     assert torch.equal(torch.cat([train, development[1:]]), whole)

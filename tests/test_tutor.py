@@ -9,7 +9,7 @@ from book_reader import ROOT
 from fitting import fit
 from torch import nn
 
-from charlm_utils.book.studies import ch09 as sweeps_sums
+from charlm_utils.book.studies import ch09
 from charlm_utils.book.studies.ch09 import (
     StartsFrom,
     exact_by_carries,
@@ -446,7 +446,7 @@ def watched(monkeypatch):
         given.update(lessons=lessons, exam=exam, weights=weights)
         return teach(model, lessons, exam, **recipe)
 
-    monkeypatch.setattr(sweeps_sums, "teach", note)
+    monkeypatch.setattr(ch09, "teach", note)
     return given
 
 
@@ -552,8 +552,8 @@ def test_unknown_settings_are_refused():
         sums_run({"hiden_size": 3})
 
 
-@pytest.mark.parametrize("name", sweeps_sums.STUDIES)
+@pytest.mark.parametrize("name", ch09.STUDIES)
 def test_every_point_is_one_the_run_knows(name):
-    points = sweeps_sums.STUDIES[name].points([])
+    points = ch09.STUDIES[name].points([])
     assert len({json.dumps(point, sort_keys=True) for point in points}) == len(points)
-    assert all(read_settings(sweeps_sums.Settings, point) for point in points)
+    assert all(read_settings(ch09.Settings, point) for point in points)

@@ -6,9 +6,7 @@ import math
 import pytest
 import torch
 
-from charlm_utils.book.studies import STUDIES, rerun
-from charlm_utils.book.studies import ch08 as sweeps_deep
-from charlm_utils.book.studies import runs as experiments
+from charlm_utils.book.studies import STUDIES, ch08, rerun, runs
 from charlm_utils.book.studies.ch07 import average_run, quotation_run
 from charlm_utils.book.studies.points import best_line, best_lr, best_of
 from charlm_utils.book.studies.runs import FirstBatches, first_updates, train_run
@@ -21,7 +19,7 @@ SMALL = {"hidden_size": 12, "embedding_dim": 6, "batch_size": 8, "seq_len": 20, 
 
 @pytest.fixture(autouse=True)
 def own_text(clean, monkeypatch, text_file):
-    monkeypatch.setattr(experiments, "load_corpus", lambda *_, **__: load_corpus(text_file))
+    monkeypatch.setattr(runs, "load_corpus", lambda *_, **__: load_corpus(text_file))
 
 
 # ---- runs that need what others left behind ---------------------------------------------------
@@ -48,13 +46,13 @@ LATER = SMALL | {"after": "longer"}
     [
         lambda: train_run(LATER),
         lambda: train_run(LATER, stop_after=1),
-        lambda: sweeps_deep.deep_run(LATER),
-        lambda: sweeps_deep.deep_run(LATER, stop_after=1),
+        lambda: ch08.deep_run(LATER),
+        lambda: ch08.deep_run(LATER, stop_after=1),
         lambda: first_updates(LATER, 3),
     ],
 )
 def test_a_run_that_goes_on_from_another_says_what_it_lacks(begin, monkeypatch):
-    monkeypatch.setattr(experiments, "load_corpus", nothing_is_read)
+    monkeypatch.setattr(runs, "load_corpus", nothing_is_read)
     with pytest.raises(ValueError, match="weights of 'longer'.*can't be run again by itself"):
         begin()
 
