@@ -76,6 +76,24 @@ def test_train_says_what_it_does(text_file, tmp_path, capsys, monkeypatch, text)
     assert f"perplexity {math.exp(loss):.3f}" in out and "charlm sample" in out
 
 
+def test_what_train_does_unasked(text_file, tmp_path, monkeypatch):
+    """The defaults that `--help` and the pages state."""
+    seen = {}
+
+    def watch(model, train, valid, recipe, **options):
+        sizes = {"batch": train.batch_size, "length": train.seq_len}
+        core = {"hidden": model.core.hidden_size, "layers": model.core.num_layers}
+        seen.update(vars(recipe) | options | sizes | core | {"dropout": model.dropout})
+        return training.History([1.0], [1.0], [1.0], [1])
+
+    monkeypatch.setattr(cli, "train_epochs", watch)
+    assert cli.main(["train", str(text_file), "--out", str(tmp_path / "out")]) == 0
+    wanted = {"lr": 2e-3, "epochs": 6, "warmup_steps": 50, "schedule": "cosine", "clip": 1.0}
+    wanted |= {"betas": (0.9, 0.99), "weight_decay": 0.0, "carry_state": True, "seed": 0}
+    wanted |= {"batch": 64, "length": 64, "hidden": 512, "layers": 1, "dropout": 0.3}
+    assert {name: seen[name] for name in wanted} == wanted and not seen["resume"]
+
+
 @pytest.mark.parametrize("core", ["rnn", "lstm"])
 def test_train_options_reach_the_model(text_file, tmp_path, core, capsys, monkeypatch):
     seen = {}

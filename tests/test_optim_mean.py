@@ -183,3 +183,14 @@ def test_a_finished_run_with_a_mean_goes_on_from_its_walk(tmp_path):
     again, history, _ = new_run(tmp_path / "plain", average=0.8, **more)
     assert history.valid == expected.valid  # the schedule is constant: no seam
     assert torch.equal(again.head.weight, whole.head.weight) and model is not whole
+
+
+def test_a_weight_without_a_gradient_has_no_mean_and_stays():
+    """As an embedding that is frozen: it does not move, and nothing is averaged of it."""
+    moved, frozen = nn.Parameter(torch.zeros(3)), nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.SGD([moved, frozen], lr=0.1)
+    keep_mean(optimizer, 0.5)
+    walk(optimizer, moved, 4)
+    assert "mean" in optimizer.state[moved] and "mean" not in optimizer.state[frozen]
+    take_mean(optimizer)
+    assert torch.equal(frozen, torch.ones(3)) and not torch.equal(moved, torch.zeros(3))

@@ -546,6 +546,25 @@ def repository(book):
     return book
 
 
+@pytest.mark.skipif(not shutil.which("git"), reason="git is not installed")
+def test_a_line_says_whether_the_code_was_changed(book):
+    """Of the package, which lies beside the book; what else was changed does not matter."""
+    root, package = book.parent, book.parent / "charlm_utils"
+    package.mkdir()
+    (package / "models.py").write_text("x = 1\n", encoding="utf-8")
+    git(root, "init", "--quiet")
+    git(root, "add", ".")
+    git(root, "commit", "--quiet", "-m", "first")
+    (book / "note.md").write_text("a page\n", encoding="utf-8")
+    assert not studies._provenance("small")["dirty"]
+    (package / "models.py").write_text("x = 2\n", encoding="utf-8")
+    assert studies._provenance("small")["dirty"]
+    git(root, "commit", "--quiet", "-am", "changed")
+    assert not studies._provenance("small")["dirty"]
+    (package / "new.py").write_text("", encoding="utf-8")
+    assert studies._provenance("small")["dirty"]
+
+
 def test_the_search_is_committed_before_the_held_out_text_is_read(monkeypatch, repository):
     searching(monkeypatch, seeds=(0, 1))
     for _ in range(2):  # it is not written down, and asking twice is no way round

@@ -259,7 +259,7 @@ def _provenance(name: str) -> dict:
         "command": shlex.join(["charlm", "study", name]),
         "version": __version__,
         "commit": _git("rev-parse", "HEAD"),
-        "dirty": bool(_git("status", "--porcelain", "--", "charlm_utils")),
+        "dirty": bool(_git("status", "--porcelain", "--", ":/charlm_utils")),
         "device": machine,
         "torch": torch.__version__,
     }
