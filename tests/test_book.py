@@ -353,3 +353,12 @@ def test_corpora_of_a_notebook_are_found():
     assert named("c = load_corpus('nietzsche', fallback='python-docs')") == ["nietzsche"]
     assert named("for n in ('timemachine', 'x'):\n    corpora.load_corpus(n)") == ["timemachine"]
     assert named("load_corpus('my.txt')") == named("'nietzsche'") == []
+
+
+def test_a_run_that_agrees_moves_nothing():
+    """`run.py --keep`: by each output, as the tests compare it."""
+    out, run = nbformat.v4.new_output, tool("run")
+    stored = [out("stream", text="loss 1.412 ± 0.009"), out("stream", text="12 cells, 0.50")]
+    new = [out("stream", text="loss 1.418 ± 0.009"), out("stream", text="13 cells, 0.50")]
+    assert run.kept(stored, new) == [stored[0], new[1]]
+    assert run.kept(stored, new[:1]) == new[:1] and run.kept([], new) == new

@@ -212,19 +212,21 @@ def store(nb, path):
 # ---- what has not changed ---------------------------------------------------------------------
 
 
-def agree(stored, new):
-    """Whether two lists of tidy outputs say the same: texts as the tests compare them.
+def kept(stored, new):
+    """Tidy outputs, each as it is stored where the new one agrees: the tests' comparison of texts.
 
-    Pictures agree if they are of one size and hardly a pixel differs, as by rounding.
+    Pictures agree if they are of one size and hardly a pixel differs, as by rounding. Where there
+    are others than before, all are new.
     """
+    if [_kinds(out) for out in stored] != [_kinds(out) for out in new]:
+        return new
     spec = importlib.util.spec_from_file_location("book_conftest", ROOT / "conftest.py")
     tests = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tests)
-    if [_kinds(out) for out in stored] != [_kinds(out) for out in new]:
-        return False
-    pairs = list(zip(stored, new, strict=True))
-    texts = all(tests.Tolerant(_text(a)) == tests.Tolerant(_text(b)) for a, b in pairs)
-    return texts and all(_look_alike(a, b) for a, b in pairs)
+    return [
+        a if tests.Tolerant(_text(a)) == tests.Tolerant(_text(b)) and _look_alike(a, b) else b
+        for a, b in zip(stored, new, strict=True)
+    ]
 
 
 def _kinds(out):
@@ -293,8 +295,7 @@ def run_one(path, keep=False):
     nb.metadata["charlm"] = {"code_hash": code_hash(nb)}
     normalise(nb)
     for cell, stored in zip(code_cells(nb), before if keep else [], strict=keep):
-        if agree(stored, cell.outputs):
-            cell.outputs = tidy_outputs(stored, cell.execution_count)
+        cell.outputs = tidy_outputs(kept(stored, cell.outputs), cell.execution_count)
     store(nb, path)
     return None
 
