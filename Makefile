@@ -5,7 +5,7 @@
 # make soak   saves killed, damaged and crafted checkpoints, servers that lie (half an hour)
 # make oldest the unit tests with the oldest versions that the package admits (3 GB of torch)
 # make requirements  requirements.txt anew from pyproject.toml (UP=--upgrade for newer versions)
-# make lint   ruff only;  make clean  removes what was built, not .venv
+# make lint   ruff and mypy;  make clean  removes what was built, not .venv
 
 SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -73,6 +73,7 @@ requirements: | $(BIN)/python
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy charlm_utils
 
 clean:
 	rm -rf _build dist .pytest_cache .ruff_cache .hypothesis .mypy_cache

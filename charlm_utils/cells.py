@@ -113,7 +113,9 @@ class DropoutLSTM(nn.LSTM):
         super().__init__(input_size, hidden_size, num_layers, batch_first=True)
         self.input_dropout, self.between, self.recurrent = input_dropout, between, recurrent
 
-    def forward(self, x: Tensor, state: tuple[Tensor, Tensor] | None = None):
+    def forward(  # type: ignore[override]  # torch's takes packed sequences too
+        self, x: Tensor, state: tuple[Tensor, Tensor] | None = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
         if not self.training:
             return super().forward(x, state)
         B, T, E = x.shape
@@ -146,12 +148,15 @@ def _loose_weights(forward: Callable) -> Callable:
     return quiet
 
 
-DropoutLSTM.forward = _loose_weights(DropoutLSTM.forward)  # the class above is the chapter's
+# the class above is the chapter's
+DropoutLSTM.forward = _loose_weights(DropoutLSTM.forward)  # type: ignore[method-assign]
 
 
 class ReLUGRU(nn.GRU):
     """`nn.GRU` whose output passes a ReLU, which drops the sign (the residual-GRU post's first)."""
 
-    def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def forward(  # type: ignore[override]  # torch's takes packed sequences too
+        self, x: Tensor, state: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         out, state = super().forward(x, state)
         return F.relu(out), state

@@ -123,7 +123,15 @@ def _weights(model: CharLM, fields: dict, half: bool) -> dict[str, torch.Tensor]
     return {name: tensor.half() for name, tensor in tensors.items()}
 
 
+def plain_model(model: nn.Module) -> CharLM:
+    """The model, if it is a `CharLM`; raises `CheckpointError` for one of another kind."""
+    if not isinstance(model, CharLM):
+        raise CheckpointError(f"a {type(model).__name__} is no CharLM and could not be built again")
+    return model
+
+
 def _config(model: CharLM, vocab: CharVocab | None) -> dict:
+    plain_model(model)
     if type(model.embedding) is not nn.Embedding or model.embedding.max_norm is not None:
         raise CheckpointError("an embedding that is no plain nn.Embedding could not be built again")
     return {
@@ -278,9 +286,9 @@ def check_config(folder: str | os.PathLike, model: CharLM, vocab: CharVocab | No
         if then.get(name) != now.get(name):
             old = short(then.get(name))
             raise CheckpointError(f"{path}: {short(name)} was {old}, now it is {now.get(name)}")
-    if (old := _read_vocab(saved, path)) != vocab:
+    if (before := _read_vocab(saved, path)) != vocab:
         raise CheckpointError(
-            f"{path}: vocab was {len(old or '')} characters, now it is {len(vocab or '')} others"
+            f"{path}: vocab was {len(before or '')} characters, now it is {len(vocab or '')} others"
         )
 
 
@@ -330,7 +338,7 @@ def _core(fields: dict, path: Path) -> nn.Module:
             raise CheckpointError(f"{path}: the field model.{name} is missing")
     if unknown := fields.keys() - {*MODEL_FIELDS, *OPTIONAL_FIELDS}:
         raise CheckpointError(f"{path}: unknown fields of model: {short(sorted(unknown))}")
-    sizes = [fields[name] for name in ("embedding_dim", "hidden_size", "num_layers")]
+    sizes = (fields["embedding_dim"], fields["hidden_size"], fields["num_layers"])
     rates = {name: fields.get(name, 0.0) for name in ("dropout", "core_dropout")}
     try:
         if type(fields["vocab_size"]) is not int or fields["vocab_size"] < 1:

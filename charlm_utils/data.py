@@ -71,8 +71,6 @@ class CharVocab:
     def __eq__(self, other: object) -> bool:
         return isinstance(other, CharVocab) and self.itos == other.itos
 
-    __hash__ = None
-
     def __repr__(self) -> str:
         return f"CharVocab({len(self)} characters: {''.join(self.itos)!r})"
 
@@ -146,6 +144,7 @@ class ShuffledBatches:
     """Rows of x (N, ...) and y (N, ...) in an order drawn anew for each epoch."""
 
     contiguous = False
+    epoch: int | None
 
     def __init__(self, x: Tensor, y: Tensor, batch_size: int, *, seed: int | None = 0):
         """`seed=None` keeps the rows in their order, for evaluation."""
@@ -182,6 +181,7 @@ class RandomWindows:
     """
 
     contiguous = False
+    epoch: int | None
 
     def __init__(
         self,
@@ -295,6 +295,6 @@ def _too_few(characters: int, batch_size: int, seq_len: int) -> str:
     )
 
 
-def _generator(seed: int, epoch: int) -> torch.Generator:
+def _generator(seed: int, epoch: int | None) -> torch.Generator:
     """A CPU generator of its own for each epoch: a GPU run draws the same windows."""
-    return torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    return torch.Generator().manual_seed(seed * 1_000_003 + (epoch or 0))

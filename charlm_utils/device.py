@@ -101,7 +101,7 @@ def nudge_trainings(seed: int, size: float = 1e-6) -> None:
     `seed`, from a generator of its own, just before an optimizer's first step; models that
     are alike stay alike.
     """
-    known = weakref.WeakSet()
+    known: weakref.WeakSet[torch.optim.Optimizer] = weakref.WeakSet()
 
     @torch.no_grad()
     def nudge(optimizer: torch.optim.Optimizer, *_) -> None:

@@ -39,14 +39,14 @@ def fetch(url: str, *, limit: int, silence: float = 20.0, seconds: float = 60.0)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         target = Path(folder) / "text"
         command = [sys.executable, "-c", WORK, url, str(target), str(silence)]
-        quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
-        with subprocess.Popen(command, stderr=subprocess.PIPE, **quiet) as work:
+        none, pipe = subprocess.DEVNULL, subprocess.PIPE
+        with subprocess.Popen(command, stdin=none, stdout=none, stderr=pipe) as work:
             try:
                 _watch(work, target.with_name("text.part"), limit, seconds)
             finally:
                 work.kill()
                 work.wait()
-            said = work.stderr.read().decode("utf-8", "replace").strip().splitlines()
+            said = work.communicate()[1].decode("utf-8", "replace").strip().splitlines()
         if work.returncode:
             raise OSError(said[-1] if said else f"the download ended with {work.returncode}")
         return _read(target, limit)

@@ -4,6 +4,7 @@ All losses are in nats per character; models follow the contract of `models.py` 
 read in eval mode, and left in the mode they were in.
 """
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,12 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from charlm_utils.data import IGNORE, CharVocab
+from charlm_utils.models import CharLM
 from charlm_utils.training import evaluating
 
 QUOTATION = re.compile(r'(?<![a-z.,])"([^"]{1,160})"(?![a-z])')  # neither apostrophe nor a closing
 
 
-def gradient_by_lag(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+def gradient_by_lag(model: CharLM, x: Tensor, y: Tensor) -> Tensor:
     """How strongly the last prediction depends on each character before it.
 
     x (B, T) and y (B,), the character after each row. Returns (T,): at lag l the mean over
@@ -32,7 +34,7 @@ def gradient_by_lag(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
     return gradient.norm(dim=2).mean(dim=0).flip(0)
 
 
-def gradient_by_layer(model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
+def gradient_by_layer(model: CharLM, x: Tensor, y: Tensor) -> Tensor:
     """How much gradient reaches each layer of a recurrent stack, the lowest first.
 
     x and y (B, T). Returns (L,): the root mean square of d loss / d weight over each layer's
@@ -56,7 +58,7 @@ def loss_by_context(model: nn.Module, ids: Tensor, length: int, *, rows: int = 2
     if len(ids) <= length:
         raise ValueError(f"{len(ids)} characters hold no window of {length} and its target")
     windows = ids.unfold(0, length + 1, length)
-    device, total = next(model.parameters()).device, 0.0
+    device, total = next(model.parameters()).device, torch.zeros((), dtype=torch.float64)
     with evaluating(model):
         for window in windows.to(device).split(rows):
             logits, _ = model(window[:, :-1], None)  # (rows, length, V)
@@ -76,7 +78,8 @@ def closing_marks(
     and at most high characters, each read from 80 characters in front of it on. A network that
     does not hold the opening mark gives the same twice. (nan, nan) where there is no quotation.
     """
-    device, found = next(model.parameters()).device, {span: [] for span in spans}
+    device = next(model.parameters()).device
+    found: dict[tuple[int, int], list[tuple[float, float]]] = {span: [] for span in spans}
 
     def probability(prompt: str) -> float:
         logits, _ = model(vocab.encode(prompt)[None].to(device))
@@ -89,8 +92,9 @@ def closing_marks(
                 if low < len(inside) <= high:
                     both = probability(before + '"' + inside), probability(before + inside)
                     found[low, high].append(both)
-    nothing = torch.full((1, 2), torch.nan)
-    return [tuple((torch.tensor(f) if f else nothing).mean(dim=0).tolist()) for f in found.values()]
+    none = [(math.nan, math.nan)]
+    means = [torch.tensor(pairs or none).mean(dim=0) for pairs in found.values()]
+    return [(kept.item(), bare.item()) for kept, bare in means]
 
 
 def copy_back_batch(
@@ -113,6 +117,7 @@ class CopyBack:
     """`num_batches` fresh batches of the copy-k-back task an epoch; an iterable for `fit`."""
 
     contiguous = False
+    epoch: int | None
 
     def __init__(
         self,
@@ -132,14 +137,14 @@ class CopyBack:
         return self.num_batches
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + (self.epoch or 0))
         for _ in range(self.num_batches):
             x, y = copy_back_batch(*self.shape, generator)
             yield x.to(self.device), y.to(self.device)
 
 
 @torch.no_grad()
-def hidden_trace(model: nn.Module, ids: Tensor) -> Tensor:
+def hidden_trace(model: CharLM, ids: Tensor) -> Tensor:
     """The core's output (T, H) while the model reads ids (T,) once from a zero state."""
     with evaluating(model):
         device = next(model.parameters()).device

@@ -6,6 +6,8 @@ State goes in and comes out; no module keeps it.
 """
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -96,7 +98,7 @@ class CharLM(nn.Module):
         self.embedding = nn.Embedding(vocab_size, embedding_dim)
         self.core = core
         self.dropout = dropout
-        self.head = nn.Linear(core.hidden_size, vocab_size)
+        self.head = nn.Linear(core.hidden_size, vocab_size)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor, state=None) -> tuple[Tensor, Tensor | tuple[Tensor, ...]]:
         out, state = self.core(self.embedding(x), state)  # (B, T, H)
@@ -164,7 +166,7 @@ class Ensemble(nn.Module):
     Raises `ValueError` without a model.
     """
 
-    def __init__(self, models: list[nn.Module]):
+    def __init__(self, models: Sequence[nn.Module]):
         super().__init__()
         if not models:
             raise ValueError("0 models have no mean")
@@ -192,7 +194,7 @@ def make_core(
     hidden_size: int,
     num_layers: int = 1,
     dropout: float = 0.0,
-    options: dict[str, bool | str | float] | None = None,
+    options: dict[str, Any] | None = None,
 ) -> nn.Module:
     """A recurrent core by name (`rnn`, `gru`, `lstm`, `residual-gru` …), batch first.
 
@@ -219,7 +221,7 @@ def make_core(
     return CORES[name](*sizes.values(), batch_first=True, dropout=dropout, **options)
 
 
-def _check_options(name: str, options: dict[str, bool | str | float]) -> None:
+def _check_options(name: str, options: dict[str, Any]) -> None:
     if unknown := [option for option in options if option not in OPTIONS[name]]:
         raise ValueError(f"a core {name} has no options {', '.join(unknown)}")
     for option, value in options.items():
@@ -250,7 +252,7 @@ def core_name(core: nn.Module) -> str:
     return kinds[type(core)]
 
 
-def core_options(core: nn.Module) -> dict[str, bool | str | float]:
+def core_options(core: nn.Module) -> dict[str, Any]:
     """What `make_core` needs besides name, sizes and dropout; empty for torch's usual cores."""
     if type(core) in (ResidualGRU, DropoutLSTM):
         names = SWITCHES if type(core) is ResidualGRU else RATES
@@ -260,7 +262,7 @@ def core_options(core: nn.Module) -> dict[str, bool | str | float]:
     return options | ({"nonlinearity": core.nonlinearity} if relu else {})
 
 
-def set_forget_bias(core: nn.Module, value: float) -> None:
+def set_forget_bias(core: nn.LSTM, value: float) -> None:
     """Start the forget gates of an LSTM (torch's, or `DropoutLSTM`) at sigmoid(`value`)."""
     H = core.hidden_size
     with torch.no_grad():

@@ -116,10 +116,11 @@ class NGram:
         before: ArrayLike | None = None,
     ) -> float:
         """Mean of -ln p over `ids`, nats per character; options as in `log_probs`."""
+        ids = self._checked(ids)
         if len(ids) == 0:
             raise ValueError("a text of 0 characters has no loss")
-        options = {"context": context, "smoothing": smoothing, "before": before}
-        return max(0.0, float(-self.log_probs(ids, **options).mean()))  # no -0.0 of a sure thing
+        found = self.log_probs(ids, context=context, smoothing=smoothing, before=before)
+        return max(0.0, float(-found.mean()))  # no -0.0 of a sure thing
 
     def seen(
         self, ids: ArrayLike, *, context: int | None = None, before: ArrayLike | None = None

@@ -177,8 +177,10 @@ class Recipe:
 
     def rate(self, step: int, total_steps: int) -> float:
         """The learning rate of update `step` of so many."""
-        options = {"warmup_steps": self.warmup_steps, "schedule": self.schedule}
-        return learning_rate(step, total_steps, self.lr, **options)
+        warmup_steps, schedule = self.warmup_steps, self.schedule
+        return learning_rate(
+            step, total_steps, self.lr, warmup_steps=warmup_steps, schedule=schedule
+        )
 
     def settings(self) -> dict:
         """What a run that goes on must share with the one that was stopped, as JSON gives it back.

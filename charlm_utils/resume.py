@@ -144,7 +144,7 @@ def _training_tensors(optimizer, state: State, device: torch.device) -> dict[str
     tensors["rng.cpu"] = torch.get_rng_state()
     if device.type != "cpu":
         tensors[f"rng.{device.type}"] = _generator(device).get_rng_state(*_which(device))
-    parts = state if isinstance(state, tuple) else [state] * (state is not None)
+    parts = () if state is None else state if isinstance(state, tuple) else (state,)
     return tensors | {f"state.{i}": portable(part) for i, part in enumerate(parts)}
 
 
@@ -294,7 +294,8 @@ def stop_signals() -> Iterator[threading.Event]:
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
-    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    numbers: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in numbers}
 
     def ask(number: int, frame) -> None:
         stop.set()

@@ -1,7 +1,8 @@
 """Drawing text from a model, one character at a time, each read exactly once."""
 
+import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -80,10 +81,18 @@ def generate(
     an error unless `start_empty=True`, which starts from a zero state and the first
     character of the vocabulary (not returned).
     """
-    options = {"temperature": temperature, "top_k": top_k, "seed": seed, "greedy": greedy}
-    return prompt + "".join(
-        stream(model, vocab, prompt, length, start_empty=start_empty, **options)
+    characters = stream(
+        model,
+        vocab,
+        prompt,
+        length,
+        temperature=temperature,
+        top_k=top_k,
+        seed=seed,
+        greedy=greedy,
+        start_empty=start_empty,
     )
+    return prompt + "".join(characters)
 
 
 def stream(
@@ -108,21 +117,26 @@ def stream(
         raise ValueError(f"length must be at least 0, not {length}")
     scaled_probs(torch.zeros(1), temperature, top_k)  # bad settings fail before any reading
     x = _encode(model, vocab, vocab.itos[0] if start_empty and not prompt else prompt)
-    options = {"temperature": temperature, "top_k": top_k, "greedy": greedy}
-    options["generator"] = None if seed is None else torch.Generator().manual_seed(seed)
-    return _characters(model, vocab, x, length, options)
+    draw = functools.partial(
+        sample_next,
+        temperature=temperature,
+        top_k=top_k,
+        greedy=greedy,
+        generator=None if seed is None else torch.Generator().manual_seed(seed),
+    )
+    return _characters(model, vocab, x, length, draw)
 
 
 @torch.no_grad()
 def _characters(
-    model: nn.Module, vocab: CharVocab, x: Tensor, length: int, options: dict
+    model: nn.Module, vocab: CharVocab, x: Tensor, length: int, draw: Callable[[Tensor], Tensor]
 ) -> Iterator[str]:
     """Reads x (1, T), then draws; each character drawn is read when the next is asked for."""
     state = None
     with evaluating(model):
         for _ in range(length):
             logits, state = _step(model, x, state)
-            last = sample_next(logits, **options)  # (1,)
+            last = draw(logits)  # (1,)
             yield vocab.decode(last)
             x = last[:, None]
 

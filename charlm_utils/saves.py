@@ -17,6 +17,7 @@ import math
 import os
 import shutil
 import stat
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -130,43 +131,52 @@ def lock_folder(folder: str | os.PathLike) -> Iterator[None]:
     if key in _mine:
         yield
         return
-    handle = _take(folder / LOCK)
+    handle = take_lock(folder / LOCK)
+    if handle is None:
+        raise CheckpointError(f"{folder} is in use by another run")
     _mine.add(key)
     try:
         _finish(folder)
         yield
     finally:
         _mine.discard(key)
-        _give_back(handle, folder / LOCK)
+        give_back_lock(handle, folder / LOCK)
 
 
-def _take(path: Path) -> int:
+def take_lock(path: Path) -> int | None:
+    """A lock file, made if missing, opened and held; None while another process holds it.
+
+    The operating system gives the lock back when the process ends, in whatever way: a file that
+    is left over locks nobody out. Else `give_back_lock` does.
+    """
     while True:
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
         try:
-            _lock(handle, path)
+            held = _lock(handle)
             with contextlib.suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(handle), os.stat(path)):
+                if held and os.path.samestat(os.fstat(handle), os.stat(path)):
                     return handle
         except BaseException:
             os.close(handle)
             raise
-        os.close(handle)  # its holder removed the file while we waited at it
+        os.close(handle)
+        if not held:  # else its holder removed the file while we waited at it
+            return None
 
 
-def _lock(handle: int, path: Path) -> None:
+def _lock(handle: int) -> bool:
+    """Whether the open file is now this process's, as far as its file system knows locks."""
     try:
-        if os.name == "nt":
+        if sys.platform == "win32":
             msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
         else:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        if error.errno in (errno.EAGAIN, errno.EACCES):
-            raise CheckpointError(f"{path.parent} is in use by another run") from None
-        # else a file system without locks: nobody can be kept out
+        return error.errno not in (errno.EAGAIN, errno.EACCES)  # else nobody can be kept out
+    return True
 
 
-def _give_back(handle: int, path: Path) -> None:
+def give_back_lock(handle: int, path: Path) -> None:
     """Remove the file while it is still locked; Windows removes no open file, so there after."""
     try:
         if os.name != "nt":

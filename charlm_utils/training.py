@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from charlm_utils.checkpoint import History, has_checkpoint, save_checkpoint
+from charlm_utils.checkpoint import History, has_checkpoint, plain_model, save_checkpoint
 from charlm_utils.data import IGNORE, Batches, CharVocab, check_batches
 from charlm_utils.device import autocast, pick_precision
 from charlm_utils.optim import (
@@ -96,7 +96,7 @@ def train_epoch(
     rate: Callable[[int], float] | None = None,
     at: Position | None = None,
     stop: threading.Event | None = None,
-    bar: "tqdm | Display | None" = None,
+    bar: tqdm | Display | None = None,
 ) -> float:
     """One pass over the batches; returns the mean training loss, nats per character.
 
@@ -250,8 +250,9 @@ def make_optimizer(
     groups: list[dict], lr: float, betas: tuple[float, float], weight_decay: float = 0.0
 ) -> torch.optim.Optimizer:
     """AdamW, by its other name: the class AdamW forgets `l2_groups` when a run is resumed."""
-    decay = {"weight_decay": weight_decay, "decoupled_weight_decay": True}
-    return torch.optim.Adam(groups, lr, betas, fused=True, **decay)
+    return torch.optim.Adam(
+        groups, lr, betas, weight_decay=weight_decay, fused=True, decoupled_weight_decay=True
+    )
 
 
 @contextlib.contextmanager
@@ -304,22 +305,23 @@ class _Run:
 
     def open(self, resume: bool) -> None:
         """Find out that the folder can be written, or go on from what it holds."""
-        folders = [self.keep.folder, *self.cycles.values()] if self.keep else []
+        keep = self.keep
+        folders = [keep.folder, *self.cycles.values()] if keep else []
         found = [folder for folder in folders if has_checkpoint(folder)]
-        if not found:
+        if keep is None or not found:
             self.save()  # an unwritable folder is found out before the first hour, not after
             return
         if not resume:
             raise CheckpointError(f"{found[0]} holds a checkpoint already; resume=True goes on")
-        where = (self.keep.folder, self.model, self.keep.vocab, self.optimizer)
+        where = (keep.folder, plain_model(self.model), keep.vocab, self.optimizer)
         self.at, self.history = load_run(*where, self.settings)
         walk_on(self.optimizer)
         self.kept = self.at.step
-        self.check_place()
+        self.check_place(keep.folder)
 
-    def check_place(self) -> None:
+    def check_place(self, folder: Path) -> None:
         """Epochs as long as they were, and no fewer than are done."""
-        at, folder = self.at, self.keep.folder
+        at = self.at
         if at.step != at.epoch * self.epoch_steps + at.batch:
             raise CheckpointError(f"{folder}: an epoch had not {self.epoch_steps} updates before")
         if at.step > self.steps:
@@ -328,13 +330,10 @@ class _Run:
 
     def epoch(self, train: Batches, valid: Batches, stop: threading.Event, show: Display) -> None:
         """Train to the end of the epoch, or to the first update after `stop`, and save."""
-        at, recipe, began = self.at, self.recipe, time.perf_counter() - self.at.seconds
+        at, began = self.at, time.perf_counter() - self.at.seconds
         train.epoch = at.epoch  # shuffles and window draws differ by epoch
-        options = {"carry_state": recipe.carry_state, "precision": self.precision}
-        options |= {"clip": recipe.clip, "at": at, "stop": stop, "bar": show}
-        options["rate"] = lambda step: recipe.rate(step, self.steps)
         try:
-            loss = train_epoch(self.model, train, self.optimizer, **options)
+            loss = self.updates(train, stop, show)
             with mean_weights(self.optimizer):
                 valid_loss = evaluate(self.model, valid) if at.batch == len(train) else None
             self.check(valid_loss)
@@ -349,6 +348,21 @@ class _Run:
             losses = f"training {loss:.4f}, validation {valid_loss:.4f}"
             show.say(f"epoch {at.epoch}: {losses}, {at.seconds:.0f} s")
 
+    def updates(self, train: Batches, stop: threading.Event, show: Display) -> float:
+        """Train from where the run stands to the end of the epoch, or to `stop`."""
+        return train_epoch(
+            self.model,
+            train,
+            self.optimizer,
+            clip=self.recipe.clip,
+            carry_state=self.recipe.carry_state,
+            precision=self.precision,
+            rate=lambda step: self.recipe.rate(step, self.steps),
+            at=self.at,
+            stop=stop,
+            bar=show,
+        )
+
     def check(self, valid_loss: float | None) -> None:
         """The last update may have spoilt the weights without a loss that shows it."""
         if valid_loss is not None and not math.isfinite(valid_loss):
@@ -359,16 +373,16 @@ class _Run:
 
     def close_epoch(self, loss: float, valid_loss: float) -> None:
         """Enter a finished epoch into the history; keep the model at the end of a cycle."""
-        at, history = self.at, self.history
+        at, history, keep = self.at, self.history, self.keep
         history.train.append(loss)
         history.valid.append(valid_loss)
         history.seconds.append(at.seconds)
         history.characters.append(at.characters)
         at.epoch, at.batch, at.loss_sum, at.targets, at.state = at.epoch + 1, 0, 0.0, 0, None
-        if at.epoch in self.cycles:
+        if keep is not None and at.epoch in self.cycles:
+            folder, model = self.cycles[at.epoch], plain_model(self.model)
             with mean_weights(self.optimizer):
-                what = (self.cycles[at.epoch], self.model, self.keep.vocab, history)
-                save_checkpoint(*what, made=self.keep.made)
+                save_checkpoint(folder, model, keep.vocab, history, made=keep.made)
 
     def diverged(self, error: TrainingDiverged) -> TrainingDiverged:
         """The error with where it happened, and what is left of the run."""
@@ -385,12 +399,12 @@ class _Run:
 
     def save(self) -> None:
         """Write the run to its folder: the model that is judged, and what goes on from it."""
-        if self.keep is None:
+        if (keep := self.keep) is None:
             return
-        what = (self.keep.folder, self.model, self.keep.vocab, self.history)
+        run = (plain_model(self.model), keep.vocab, self.history, self.optimizer, self.at)
         settings = self.settings | {"total_steps": self.steps}
         with mean_for_saving(self.optimizer):
-            save_run(*what, self.optimizer, self.at, settings, made=self.keep.made)
+            save_run(keep.folder, *run, settings, made=keep.made)
         self.kept = self.at.step
 
 
@@ -401,7 +415,7 @@ def _from(batches: Batches, start: int) -> Iterator[tuple[Tensor, Tensor]]:
             yield batch
 
 
-def _advance(at: Position, loss: float, x: Tensor, y: Tensor, bar) -> None:
+def _advance(at: Position, loss: float, x: Tensor, y: Tensor, bar: tqdm | Display | None) -> None:
     targets = int((y != IGNORE).sum())
     at.batch, at.step = at.batch + 1, at.step + 1
     at.loss_sum, at.targets = at.loss_sum + loss * targets, at.targets + targets

@@ -235,6 +235,9 @@ class VanillaRNN(nn.Module):
 class Tao:
     """The arithmetic notebook's learner, one question at a time, with a network of its own."""
 
+    loss: Tensor | float
+    losses: list[float]
+
     def __init__(self, model: VanillaRNN, char2vec: Char2Vec, *, lr: float = 2e-4):
         self.model, self.char2vec = model, char2vec
         self.optimizer = torch.optim.Adam(model.parameters(), lr)

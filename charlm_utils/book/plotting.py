@@ -5,6 +5,7 @@ thing compared with it; grey dashes are floors (count tables, compressors). Figu
 on a pale card, so that they read on a light and on a dark page.
 """
 
+import functools
 from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
@@ -54,33 +55,31 @@ STYLE = {
 
 def set_style() -> None:
     """Apply the book's style to every figure that follows."""
-    plt.rcParams.update(STYLE)
+    plt.style.use(STYLE)
 
 
 def draw_floors(ax: Axes, floors: Mapping[str, float], *, horizontal: bool = True) -> None:
     """Dashed grey lines at the losses a model must beat, each with its name at the edge."""
-    text = {"textcoords": "offset points", "fontsize": 8, "color": GREY}
+    note = functools.partial(ax.annotate, textcoords="offset points", fontsize=8, color=GREY)
     for name, loss in floors.items():
         if horizontal:
             ax.axhline(loss, color=GREY, linestyle="--", linewidth=1, zorder=0)
-            ax.annotate(
+            note(
                 f"{name} {loss:.3f}",
                 (1, loss),
                 xycoords=("axes fraction", "data"),
                 xytext=(-2, 2),
                 ha="right",
-                **text,
             )
         else:
             ax.axvline(loss, color=GREY, linestyle="--", linewidth=1, zorder=0)
-            ax.annotate(
+            note(
                 name,
                 (loss, 1),
                 xycoords=("data", "axes fraction"),
                 xytext=(2, -2),
                 va="top",
                 rotation=90,
-                **text,
             )
 
 
@@ -155,7 +154,7 @@ def plot_matrix(
     image = ax.imshow(
         values,
         cmap="RdBu_r" if diverging else "Blues",
-        vmin=-span if diverging else None,
+        vmin=None if span is None else -span,
         vmax=span,
         interpolation="nearest",
         aspect="auto",

@@ -7,21 +7,16 @@ asserts; in a reader's hands it shows both numbers.
 """
 
 import contextlib
-import errno
 import json
 import math
 import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from charlm_utils.corpora import stand_in_used
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    import msvcrt
-
+from charlm_utils.saves import give_back_lock, take_lock
 
 _PACKAGE = Path(__file__).parents[1]
 
@@ -108,7 +103,8 @@ def published(key: str) -> dict:
     raise KeyError(f"{key} is not in book/published.json")
 
 
-def _load(name: str) -> dict | list:
+def _load(name: str) -> Any:
+    """What a file of `book/` holds: numbers by key, and of `published.json` a list of rows."""
     path = book_folder() / name
     if not path.is_file():
         return [] if name == "published.json" else {}
@@ -164,40 +160,12 @@ def locked(path: Path, *, wait: float = 0.0, busy: str | None = None) -> Iterato
     The system gives the lock back when a process ends, however it ends: a file that is left over
     locks nobody out. Raises `TimeoutError`, with `busy` for its text or naming the file.
     """
-    handle = _take(path, time.monotonic() + wait, busy or f"{path} is held by another process")
+    ends = time.monotonic() + wait
+    while (handle := take_lock(path)) is None:
+        if time.monotonic() >= ends:
+            raise TimeoutError(busy or f"{path} is held by another process")
+        time.sleep(0.02)
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):  # Windows removes no open file
-            path.unlink()
-        os.close(handle)
-
-
-def _take(path: Path, ends: float, busy: str) -> int:
-    while True:
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        if _lock(handle) and _is_at(handle, path):
-            return handle
-        os.close(handle)
-        if time.monotonic() >= ends:
-            raise TimeoutError(busy)
-        time.sleep(0.02)
-
-
-def _lock(handle: int) -> bool:
-    try:
-        if os.name == "nt":
-            msvcrt.locking(handle, msvcrt.LK_NBLCK, 1)
-        else:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        return error.errno not in (errno.EAGAIN, errno.EACCES)  # else: a file system without locks
-    return True
-
-
-def _is_at(handle: int, path: Path) -> bool:
-    """Whether an open file still has this name: its holder may have removed it meanwhile."""
-    try:
-        return os.path.samestat(os.fstat(handle), os.stat(path))
-    except FileNotFoundError:
-        return False
+        give_back_lock(handle, path)

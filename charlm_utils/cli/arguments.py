@@ -3,6 +3,7 @@
 import argparse
 import math
 from collections.abc import Callable
+from typing import Any
 
 from charlm_utils.models import CORES
 from charlm_utils.optim import SCHEDULES
@@ -10,7 +11,7 @@ from charlm_utils.optim import SCHEDULES
 SHAPE = {"core": "gru", "hidden_size": 512, "num_layers": 1, "embedding_dim": 64}  # defaults
 RECIPE_OPTIONS = ["epochs", "lr", "warmup_steps", "schedule", "betas", "weight_decay", "clip"]
 RECIPE_OPTIONS += ["carry_state", "precision", "seed"]  # named as in `Recipe`
-Rule = tuple[Callable[[float], bool], str]
+Rule = tuple[Callable[[Any], bool], str]  # whether a value is in range, and the range in words
 
 
 def _between(low: int, high: int) -> Rule:
@@ -62,17 +63,19 @@ def joined_prompt(words: list[str], parser: argparse.ArgumentParser) -> list[str
     `_prompt` takes it away. After `--prompt` another option of `charlm sample` is that option.
     `--option=--`, on which argparse itself stumbles, is wrong usage: the parser's `SystemExit`.
     """
-    found, rest = [], iter(words)
+    found: list[str] = []
+    rest = iter(words)
     prompted = list(words[:1]) == ["sample"]
     for word in rest:
         if word == "--":
             return [*found, word, *rest]
         option, equals, value = word.partition("=")
         if prompted and option == "--prompt" and not equals:
-            value = next(rest, None)
-            if value is None or value.partition("=")[0] in _OPTIONS_BESIDE_PROMPT:
-                found += [word] if value is None else [word, value]
+            following = next(rest, None)
+            if following is None or following.partition("=")[0] in _OPTIONS_BESIDE_PROMPT:
+                found += [word] if following is None else [word, following]
                 continue
+            value = following
         if prompted and option == "--prompt":
             word = f"--prompt=\0{value}"
         elif value == "--" and option.startswith("-"):
@@ -81,8 +84,8 @@ def joined_prompt(words: list[str], parser: argparse.ArgumentParser) -> list[str
     return found
 
 
-_OPTIONS_BESIDE_PROMPT = ("--length", "--temperature", "--top-k", "--greedy", "--seed", "--device")
-_OPTIONS_BESIDE_PROMPT += ("--help", "-h")
+_OPTIONS_BESIDE_PROMPT = ["--length", "--temperature", "--top-k", "--greedy", "--seed", "--device"]
+_OPTIONS_BESIDE_PROMPT += ["--help", "-h"]
 
 
 def _prompt(text: str) -> str:

@@ -16,26 +16,25 @@ def check_ch03(answer: Callable) -> bool:
     B, T, E, H = 2, 4, 3, 5
     draw = torch.Generator().manual_seed(3)
     given = [torch.randn(s, generator=draw) for s in ((B, T, E), (H, E), (H, H), (H,))]
+    x, w_ih, w_hh, bias = given
 
     def gives(wrong: Tensor) -> bool:
         got = answer(*(tensor.clone() for tensor in given))
         return got.shape == wrong.shape and torch.allclose(got, wrong, rtol=1e-4, atol=1e-5)
 
-    right, bare, zero = _states(*given), _states(*given, squeeze=torch.clone), 0 * given[3]
+    right, bare = _states(*given), _states(*given, squeeze=torch.clone)
+    reset = _states(*given, carry=0)
     shape = (lambda: answer(*given).shape == (B, T, H), f"return a tensor of shape {(B, T, H)}")
     form = [
         (right[:, -1], "that is the last state; collect one at each step"),
         (right.transpose(0, 1), "batch first: stack along dim=1"),
     ]
     wrong = [
-        (
-            _states(*given, carry=0),
-            "each step starts from the state before it, not from zeros again",
-        ),
+        (reset, "each step starts from the state before it, not from zeros again"),
         (bare, "the tanh is missing"),
         (bare.tanh(), "tanh belongs inside the loop"),
-        (_states(*given[:2], given[2].T, given[3]), "w_hh is (out, in): multiply h by w_hh.T"),
-        (_states(*given[:3], zero), "the bias is missing"),
+        (_states(x, w_ih, w_hh.T, bias), "w_hh is (out, in): multiply h by w_hh.T"),
+        (_states(x, w_ih, w_hh, 0 * bias), "the bias is missing"),
     ]
     hint = "not tanh(x_t @ w_ih.T + h @ w_hh.T + bias) at every step; try T = 1"
     last = (lambda: gives(right), hint)

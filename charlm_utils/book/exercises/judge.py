@@ -1,5 +1,6 @@
 """What every checker shares: tests asked in order, each with the hint it deserves."""
 
+import functools
 from collections.abc import Callable
 
 Test = tuple[Callable[[], bool], str]  # a question to the answer, and the hint if it fails
@@ -22,4 +23,8 @@ def judge(tests: list[Test]) -> bool:
 
 def none_of(gives: Callable, wrong: list[tuple]) -> list[Test]:
     """Tests that the answer gives none of these values, each with the hint it deserves."""
-    return [(lambda value=value: not gives(value), hint) for value, hint in wrong]
+    return [(functools.partial(_differs, gives, value), hint) for value, hint in wrong]
+
+
+def _differs(gives: Callable, value: object) -> bool:
+    return not gives(value)

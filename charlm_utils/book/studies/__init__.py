@@ -146,9 +146,8 @@ def rerun(
     """
     settings, name = line["settings"], line["command"].split()[-1] if "command" in line else ""
     run = find(name).run if name else train_run
-    options = {"stop_after": epochs, "fallback": fallback}
     if not settings.get("after"):
-        return run(settings, **options)["valid"]
+        return run(settings, stop_after=epochs, fallback=fallback)["valid"]
     earlier = (work or Path("runs") / name) / settings["after"]
     if not earlier.is_dir():
         raise FileNotFoundError(
@@ -157,7 +156,8 @@ def rerun(
         )
     with tempfile.TemporaryDirectory() as folder:  # the study's own checkpoints stay as they are
         shutil.copytree(earlier, Path(folder) / settings["after"])
-        return run(settings, folder=Path(folder) / "again", **options)["valid"]
+        again = Path(folder) / "again"
+        return run(settings, folder=again, stop_after=epochs, fallback=fallback)["valid"]
 
 
 # ---- the file of a study ----------------------------------------------------------------------

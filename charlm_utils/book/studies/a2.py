@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -134,7 +135,7 @@ def grid_run(
     valid = StreamBatches(held_out, 32, 256, device=device)
     weights = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(weights, lr=s.lr)
-    found = {"train": [], "valid": [], "seconds": [], "characters": []}
+    found: dict[str, Any] = {"train": [], "valid": [], "seconds": [], "characters": []}
     began = time.perf_counter()
     try:
         for epoch in range(1, (stop_after or s.epochs) + 1):
@@ -216,10 +217,10 @@ def low(lines: list[Line]) -> list[dict]:
     Of two widths, the one that is better on the development part of 90/10. The settings of
     d2l's cut were chosen on letters 15,032 to 25,032, which belong to neither of its parts.
     """
-    small = {"hidden_size": 256, "embedding_dim": 256, "batch_size": 8, "epochs": 30}
-    small |= {"lr": 3e-3, "dropout": 0.5, "noise": 0.06}
-    large = {"hidden_size": 256, "embedding_dim": 128, "batch_size": 32, "epochs": 20}
-    large |= {"lr": 3e-3, "dropout": 0.3, "noise": 0.03}
+    small: dict[str, Any] = {"hidden_size": 256, "embedding_dim": 256, "batch_size": 8}
+    small |= {"epochs": 30, "lr": 3e-3, "dropout": 0.5, "noise": 0.06}
+    large: dict[str, Any] = {"hidden_size": 256, "embedding_dim": 128, "batch_size": 32}
+    large |= {"epochs": 20, "lr": 3e-3, "dropout": 0.3, "noise": 0.03}
     wide = large | {"hidden_size": 512, "embedding_dim": 256, "lr": 2e-3, "dropout": 0.4}
     search = [{"cut": "90/10"} | settings | {"tune": True} for settings in (large, wide)]
     if not all_done(search, lines):

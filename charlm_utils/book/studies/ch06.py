@@ -1,5 +1,7 @@
 """Chapter 6: the GRU."""
 
+from typing import Any
+
 from charlm_utils.book.studies.points import SEEDS, Line, Study, grid, searched
 
 # the fast.ai lesson's GRU: Adam at 1e-3 for six epochs and 1e-4 for three, 8 characters a step
@@ -9,8 +11,8 @@ GRU_SOURCE |= {"warmup_steps": 0, "betas": [0.9, 0.999], "clip": None}
 
 def gru_race(lines: list[Line]) -> list[dict]:
     """The fast.ai lesson's recipe and ours in turns, two seeds, to be run on a quiet machine."""
-    ours = {"batch_size": 96, "seq_len": 12, "epochs": 4, "lr": 8e-3, "warmup_steps": 400}
-    ours |= {"betas": [0.9, 0.97], "weight_decay": 0.1}
+    ours: dict[str, Any] = {"batch_size": 96, "seq_len": 12, "epochs": 4, "lr": 8e-3}
+    ours |= {"warmup_steps": 400, "betas": [0.9, 0.97], "weight_decay": 0.1}
     return [point | {"seed": seed} for seed in range(2) for point in (GRU_SOURCE, ours)]
 
 

@@ -163,6 +163,7 @@ def quotation_run(
     """
     s, device, runs = settings, pick_device(), _other_studies(folder)
     model, vocab, _ = load_checkpoint(runs / s["of"] / s["label"] / f"cycle-{s['cycle']}")
+    assert vocab is not None  # `train_run` saves it
     _, valid, _ = load_batches({}, device)
     text = load_corpus("nietzsche").text.lower()
     held_out = split_text(text, (0.8, 0.2))[1]
@@ -273,7 +274,7 @@ def _endings(kept: dict) -> list[dict]:
 def _final(phases: list[dict]) -> list[dict]:
     """Phases of a search as they are run on the whole training part."""
     labels = {"search longer": "longer"}
-    final = []
+    final: list[dict] = []
     for phase in phases:
         last = {"after": final[-1]["label"]} if final else {}
         name = "mean" if "average" in phase else labels.get(phase["label"], "cycles")

@@ -46,6 +46,7 @@ def deep_run(
         if "diverged" in found:
             return found
         model, vocab, _ = load_checkpoint(folder)
+    assert vocab is not None  # `train_run` saves it
     return found | inspect_model(model, vocab, settings, fallback)
 
 
@@ -63,10 +64,10 @@ def inspect_model(
     model = model.to(device).eval()
     sample = generate(model, vocab, "\n", 2_000, temperature=0.8, seed=0)[1:]
     copied = recitation(sample, seen)
-    gradients = gradient_by_layer(model, x[:, :64], y[:, :64]) if s.core != "lstm" else []
+    layers = [] if s.core == "lstm" else gradient_by_layer(model, x[:, :64], y[:, :64]).tolist()
     return {
         "fitted": evaluate(model, start),
-        "gradients": [float(g) for g in gradients],
+        "gradients": layers,
         "longest_copy": copied.longest,
         "novel": copied.novel,
     }

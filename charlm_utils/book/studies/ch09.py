@@ -1,8 +1,10 @@
 """The recorded studies of chapter 9: models that learn to add."""
 
+import functools
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -80,7 +82,7 @@ def teach(
     lr: float,
     weight_decay: float = 0.0,
     stop_after: int | None = None,
-) -> dict[str, list[float]]:
+) -> dict[str, Any]:
     """Train with AdamW on `rounds` times `lessons`, and examine after each round.
 
     Not by `train_epochs`: what is validated here are whole answers, in which the network reads its
@@ -93,12 +95,14 @@ def teach(
     total, small = rounds * len(lessons), lessons.batch_size < 64  # bf16 pays for big products
     precision = "float32" if small else pick_precision(next(model.parameters()).device)
     x, y = (part.to(lessons.device) for part in make_batch(exam, lessons.vocab, lessons.form))
-    found = {name: [] for name in ("train", "valid", "exact", "carries", "characters", "seconds")}
+    names = ("train", "valid", "exact", "carries", "characters", "seconds")
+    found: dict[str, list[Any]] = {name: [] for name in names}
+    rate = functools.partial(learning_rate, total_steps=total, lr=lr)
     at, began = Position(), time.perf_counter()
     for _ in range(rounds if stop_after is None else stop_after):
         at.batch, at.loss_sum, at.targets = 0, 0.0, 0
-        options = {"precision": precision, "rate": lambda s: learning_rate(s, total, lr), "at": at}
-        found["train"].append(train_epoch(model, lessons, optimizer, **options))
+        loss = train_epoch(model, lessons, optimizer, precision=precision, rate=rate, at=at)
+        found["train"].append(loss)
         model.eval()
         with torch.no_grad():
             found["valid"].append(mean_loss(model(x)[0], y).item())
@@ -119,8 +123,8 @@ def sums_run(
 ) -> dict:
     """Teach one model; beside the curves, how it answers from a zero state.
 
-    `folder` and `fallback` are not used. Raises `ValueError` for a setting not known, and where
-    pairs are to be held out and there are too few.
+    `folder` and `fallback` are not used. Raises `ValueError` for a setting not known, where pairs
+    are to be held out and there are too few, and for a cell that can start from zero only.
     """
     s, device = read_settings(Settings, settings), pick_device()
     seed_everything(s.seed)
@@ -130,14 +134,27 @@ def sums_run(
     lessons = Lessons(tutor, vocab, s.batch_size, s.steps, form)
     lessons.contiguous, lessons.device = s.start == "carried", device
     inner = build_learner(s, len(vocab)).to(device)
-    model = inner if s.start == "zero" else StartsFrom(inner, s.start, lessons)
-    recipe = {"rounds": s.rounds, "lr": s.lr, "weight_decay": s.weight_decay}
-    found = teach(model, lessons, exam, **recipe, stop_after=stop_after)
+    model = inner if s.start == "zero" else _starting(inner, s.start, lessons)
+    found = teach(
+        model,
+        lessons,
+        exam,
+        rounds=s.rounds,
+        lr=s.lr,
+        weight_decay=s.weight_decay,
+        stop_after=stop_after,
+    )
     found |= {"parameters": count_parameters(model), "by_carries": found["carries"][-1]}
     return found | {"from_zero": exact_match(ask(inner, vocab, exam, form), exam)}
 
 
-def tutor_and_exam(settings: dict) -> tuple[Tutor, list[str]]:
+def _starting(model: nn.Module, start: str, lessons: Lessons) -> StartsFrom:
+    if not isinstance(model, VanillaRNN):
+        raise ValueError(f"only the cells linear and tanh start from other than zero, not {start}")
+    return StartsFrom(model, start, lessons)
+
+
+def tutor_and_exam(settings: dict | Settings) -> tuple[Tutor, list[str]]:
     """Who asks in a run's lessons, and the questions of its exam: of other pairs, if any are held.
 
     Raises `ValueError` where `held_out` is not 0 and leaves no pair to ask about.
@@ -153,7 +170,7 @@ def tutor_and_exam(settings: dict) -> tuple[Tutor, list[str]]:
     return Tutor(taught, seed=seeds[1]), exam[:: -(-len(exam) // s.exam)]
 
 
-def build_learner(settings: dict, vocab_size: int) -> nn.Module:
+def build_learner(settings: dict | Settings, vocab_size: int) -> VanillaRNN | CharLM:
     """The model that these settings name."""
     s = read_settings(Settings, settings)
     if s.cell in ("linear", "tanh"):
@@ -165,7 +182,7 @@ def build_learner(settings: dict, vocab_size: int) -> nn.Module:
 
 def exact_by_carries(answers: list[str], exam: list[str]) -> list[float | None]:
     """The share of exact answers to questions with 0, 1, 2 … carries."""
-    groups = {}
+    groups: dict[int, list[tuple[str, str]]] = {}
     for answer, question in zip(answers, exam, strict=True):
         groups.setdefault(carries(question), []).append((answer, question))
     most = max(groups)

@@ -8,17 +8,25 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
-from typing import TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 import torch
 from torch import nn
 
 from charlm_utils.cells import DropoutLSTM
-from charlm_utils.checkpoint import load_checkpoint, load_weights
+from charlm_utils.checkpoint import History, load_checkpoint, load_weights
 from charlm_utils.corpora import load_corpus
-from charlm_utils.data import CharVocab, RandomWindows, StreamBatches, split_text
+from charlm_utils.data import Batches, CharVocab, RandomWindows, StreamBatches, split_text
 from charlm_utils.device import pick_device, pick_precision, seed_everything
-from charlm_utils.models import CharLM, Ensemble, count_parameters, make_core, set_forget_bias
+from charlm_utils.models import (
+    RATES,
+    SWITCHES,
+    CharLM,
+    Ensemble,
+    count_parameters,
+    make_core,
+    set_forget_bias,
+)
 from charlm_utils.optim import (
     Cycles,
     Recipe,
@@ -85,7 +93,7 @@ def read_settings(kind: type[S], settings: dict | S) -> S:
 
     Raises `ValueError` for a name that is not known, and for a value of another type.
     """
-    if isinstance(settings, kind):
+    if not isinstance(settings, dict):
         return settings
     kinds = get_type_hints(kind)
     if unknown := settings.keys() - kinds.keys():
@@ -106,8 +114,8 @@ def _fits(value: object, kind: object) -> bool:
 
 
 def load_batches(
-    settings: dict, device: torch.device, fallback: str | None = None
-) -> tuple[StreamBatches | RandomWindows, StreamBatches, CharVocab]:
+    settings: dict | Settings, device: torch.device, fallback: str | None = None
+) -> tuple[Batches, StreamBatches, CharVocab]:
     """Training batches, held-out streams (every character once) and the vocabulary."""
     s = read_settings(Settings, settings)
     text = load_corpus(s.corpus, fallback=fallback).text
@@ -118,6 +126,7 @@ def load_batches(
     if s.tune:
         start, end = start * 9 // 10, start
     kept, sizes = ids[: int(start * s.data_share)], (s.batch_size, s.seq_len)
+    train: Batches
     if s.windows:
         train = RandomWindows(kept, *sizes, s.windows, seed=s.seed, device=device)
     else:
@@ -125,15 +134,20 @@ def load_batches(
     return train, StreamBatches(ids[start - 1 : end], 32, 256, device=device), vocab
 
 
-def build_model(settings: dict, vocab_size: int) -> CharLM:
-    """The model of a run, its weights drawn from the run's seed."""
+def build_model(settings: dict | Settings, vocab_size: int) -> CharLM:
+    """The model of a run, its weights drawn from the run's seed.
+
+    Raises `ValueError` where a `forget_bias` is asked for and the core is no LSTM.
+    """
     s = read_settings(Settings, settings)
     seed_everything(s.seed)
     core = _build_core(s)
     model = CharLM(vocab_size, s.embedding_dim, core, dropout=s.dropout)
     if s.start == "identity":
-        nn.init.eye_(core.weight_hh_l0)
+        nn.init.eye_(core.get_parameter("weight_hh_l0"))
     if s.forget_bias is not None:
+        if not isinstance(core, nn.LSTM):
+            raise ValueError(f"a core {s.core} has no forget gates whose bias could be set")
         set_forget_bias(core, s.forget_bias)
     return model
 
@@ -141,14 +155,11 @@ def build_model(settings: dict, vocab_size: int) -> CharLM:
 def _build_core(s: Settings) -> nn.Module:
     sizes = s.embedding_dim, s.hidden_size, s.num_layers
     if s.core == "dropout-lstm":
-        rates = {name: getattr(s, name) for name in ("input_dropout", "between", "recurrent")}
-        return DropoutLSTM(*sizes, **rates)
+        return DropoutLSTM(*sizes, **{name: getattr(s, name) for name in RATES})
     if s.core == "rnn":
-        options = {"nonlinearity": s.nonlinearity, "dropout": s.core_dropout}
-        return nn.RNN(*sizes, batch_first=True, **options)
-    switches = ("skips", "projected", "norm", "projection")
-    options = {name: getattr(s, name) for name in switches} if s.core == "residual-gru" else None
-    return make_core(s.core, *sizes, s.core_dropout, options)
+        return nn.RNN(*sizes, batch_first=True, nonlinearity=s.nonlinearity, dropout=s.core_dropout)
+    switches = SWITCHES if s.core == "residual-gru" else ()
+    return make_core(s.core, *sizes, s.core_dropout, {name: getattr(s, name) for name in switches})
 
 
 def train_run(
@@ -171,29 +182,35 @@ def train_run(
     s, device = read_settings(Settings, settings), pick_device()
     train, valid, vocab = load_batches(s, device, fallback)
     model = build_model(s, len(vocab)).to(device)
-    if s.after:
+    if s.after and folder is not None:
         load_weights(model, folder.parent / s.after)
-    keep = None if folder is None else Keep(folder, vocab)
-    options = {"keep": keep, "resume": True, "stop_after": stop_after, "progress": progress}
-    found = {"parameters": count_parameters(model), "precision": pick_precision(device)}
+    found: dict[str, Any] = {"parameters": count_parameters(model)}
+    found["precision"] = pick_precision(device)
     try:
-        history = train_epochs(model, train, valid, _recipe(model, s), **options)
+        history = train_epochs(
+            model,
+            train,
+            valid,
+            _recipe(model, s),
+            keep=None if folder is None else Keep(folder, vocab),
+            resume=True,
+            progress=progress,
+            stop_after=stop_after,
+        )
     except TrainingDiverged as error:
-        history, found["diverged"] = error.history, str(error)
+        history, found["diverged"] = error.history or History(), str(error)
     if history.interrupted and stop_after is None and "diverged" not in found:
         raise KeyboardInterrupt
     found |= {name: getattr(history, name) for name in ("train", "valid", "seconds", "characters")}
-    if folder is not None and (s.average or not isinstance(s.schedule, str)):
-        earlier = [folder.parent / s.after] if s.after else []
-        found |= _cycles([*earlier, folder], valid, device)
-    return found
+    return found if folder is None else found | _cycles(s, folder, valid, device)
 
 
-def check_start(settings: dict, folder: Path | None) -> None:
+def check_start(settings: dict | Settings, folder: Path | None) -> None:
     """Raise `ValueError` where a run goes on from another's weights and can't find them."""
-    if folder is None and read_settings(Settings, settings).after:
+    after = read_settings(Settings, settings).after
+    if folder is None and after:
         raise ValueError(
-            f"this run goes on from the weights of {settings['after']!r}, which lie in its study's "
+            f"this run goes on from the weights of {after!r}, which lie in its study's "
             "folder: it can't be run again by itself"
         )
 
@@ -212,17 +229,22 @@ def first_updates(settings: dict, updates: int, *, fallback: str | None = None) 
     torch.manual_seed(s.seed)  # as `train_epochs` does
     groups = parameter_groups(model, recipe.groups, s.lr)
     optimizer = make_optimizer(groups, s.lr, recipe.betas)
-    options = {"clip": s.clip, "precision": pick_precision(device)}
-    options["rate"] = lambda step: recipe.rate(step, steps)
-    return train_epoch(model, FirstBatches(train, updates), optimizer, **options)
+    return train_epoch(
+        model,
+        FirstBatches(train, updates),
+        optimizer,
+        clip=s.clip,
+        precision=pick_precision(device),
+        rate=lambda step: recipe.rate(step, steps),
+    )
 
 
 class FirstBatches:
     """The first few batches of each epoch of another iterable of batches."""
 
-    epoch = 0
+    epoch: int | None = 0
 
-    def __init__(self, batches: StreamBatches | RandomWindows, count: int):
+    def __init__(self, batches: Batches, count: int):
         self.batches, self.count, self.contiguous = batches, count, batches.contiguous
 
     def __len__(self) -> int:
@@ -251,12 +273,15 @@ def _groups(model: nn.Module, s: Settings) -> list[dict]:
     return l2_groups(model, s.l2) if s.l2 else decay_groups(model, s.weight_decay)
 
 
-def _cycles(folders: list[Path], valid: StreamBatches, device: torch.device) -> dict:
+def _cycles(s: Settings, folder: Path, valid: Batches, device: torch.device) -> dict:
     """The held-out loss of each cycle's checkpoint, and of the last two, three … averaged.
 
     Where a run goes on from another (`after`), that one's cycles come first. A run without
-    cycles has its last checkpoint only.
+    cycles has its last checkpoint only, and is asked for it where it keeps a mean.
     """
+    if isinstance(s.schedule, str) and not s.average:
+        return {}
+    folders = [folder.parent / s.after, folder] if s.after else [folder]
     paths = [path for folder in folders for path in _kept(folder)]
     models = [load_checkpoint(path)[0].to(device).eval() for path in paths]
     last = [Ensemble(models[-n:]) for n in range(2, len(models) + 1)]
