@@ -295,7 +295,9 @@ def stop_signals() -> Iterator[threading.Event]:
         yield stop
         return
     numbers: tuple[int, ...] = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.getsignal(number) for number in numbers}
+    handlers = {number: signal.getsignal(number) for number in numbers}
+    # None: not set from Python, and nothing that Python could put back
+    before = {number: handler for number, handler in handlers.items() if handler is not None}
 
     def ask(number: int, frame) -> None:
         stop.set()

@@ -716,3 +716,17 @@ def test_charlm_train_is_stopped_and_goes_on(tmp_path, text_file, number, core, 
     assert numbers(history) == numbers(history2) and len(history.valid) == 4
     printed = [line for line in capsys.readouterr().out.splitlines() if "validation" in line]
     assert len(printed) == 2 and printed[0] == printed[1]
+
+
+def test_a_handler_that_python_can_not_put_back_is_left_alone(monkeypatch):
+    """As one that a library set in C: `getsignal` gives None, which `signal` does not take."""
+    known = {signal.SIGINT: signal.getsignal(signal.SIGINT), signal.SIGTERM: None}
+    monkeypatch.setattr(resume.signal, "getsignal", known.get)
+    set_to = []
+    plain = signal.signal
+    monkeypatch.setattr(
+        resume.signal, "signal", lambda n, handler: set_to.append(n) or plain(n, handler)
+    )
+    with resume.stop_signals() as stop:
+        assert not stop.is_set()
+    assert set(set_to) == {signal.SIGINT}

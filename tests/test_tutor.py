@@ -557,3 +557,15 @@ def test_every_point_is_one_the_run_knows(name):
     points = ch09.STUDIES[name].points([])
     assert len({json.dumps(point, sort_keys=True) for point in points}) == len(points)
     assert all(read_settings(ch09.Settings, point) for point in points)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"cell": "tanh", "start": "zeros"}, "zero, random or carried, not 'zeros'"),
+        ({"cell": "gru", "start": "carried"}, "only the cells linear and tanh"),
+    ],
+)
+def test_a_start_that_there_is_not_is_named(settings, words):
+    with pytest.raises(ValueError, match=words):
+        sums_run(TINY | settings | {"rounds": 1, "steps": 1})

@@ -138,7 +138,7 @@ def grid_run(
     found: dict[str, Any] = {"train": [], "valid": [], "seconds": [], "characters": []}
     began = time.perf_counter()
     try:
-        for epoch in range(1, (stop_after or s.epochs) + 1):
+        for epoch in range(1, (s.epochs if stop_after is None else stop_after) + 1):
             train_loss = train_epoch(model, batches, optimizer)
             row = (train_loss, evaluate(model, valid), time.perf_counter() - began)
             if not math.isfinite(row[1]):

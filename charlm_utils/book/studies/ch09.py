@@ -149,6 +149,8 @@ def sums_run(
 
 
 def _starting(model: nn.Module, start: str, lessons: Lessons) -> StartsFrom:
+    if start not in ("random", "carried"):
+        raise ValueError(f"start must be zero, random or carried, not {start!r}")
     if not isinstance(model, VanillaRNN):
         raise ValueError(f"only the cells linear and tanh start from other than zero, not {start}")
     return StartsFrom(model, start, lessons)
