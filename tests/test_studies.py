@@ -76,6 +76,14 @@ def test_the_first_updates_are_those_of_the_run():
     assert first_updates(settings, 5) > whole
 
 
+def test_a_long_run_reports_what_can_be_repeated_at_once():
+    settings = SMALL | {"early": 3}
+    found = train_run(settings)
+    assert found["early"] == first_updates(settings, 3) != found["train"][0]
+    assert found["valid"] == train_run(SMALL)["valid"] and "early" not in train_run(SMALL)
+    assert "early" not in train_run(settings, stop_after=1)
+
+
 def test_unknown_settings_are_refused():
     with pytest.raises(ValueError, match="hiden_size"):
         train_run({"hiden_size": 3})
@@ -732,7 +740,7 @@ def test_the_long_lstm_is_what_had_the_lowest_development_loss(first, second, lo
     assert [p.get("after") for p in final] == [None, *labels[:-1]]
     chosen = [finalists[0]] + ["search longer"] * longer + [ending] * (ending is not None)
     for phase, label in zip(final, chosen, strict=True):
-        names = ("label", "after", "tune")
+        names = ("label", "after", "tune", "early")
         same = [{k: v for k, v in p.items() if k not in names} for p in (phase, by_label[label])]
         assert same[0] == same[1]
         # and it was searched after the very phases that it now follows

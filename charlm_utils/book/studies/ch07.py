@@ -276,7 +276,7 @@ def _final(phases: list[dict]) -> list[dict]:
     labels = {"search longer": "longer"}
     final: list[dict] = []
     for phase in phases:
-        last = {"after": final[-1]["label"]} if final else {}
+        last = {"after": final[-1]["label"]} if final else {"early": 100}
         name = "mean" if "average" in phase else labels.get(phase["label"], "cycles")
         settings = {key: value for key, value in phase.items() if key != "tune"}
         final.append(settings | {"label": name} | last)

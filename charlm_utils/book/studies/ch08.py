@@ -154,7 +154,7 @@ def residual_chosen(lines: list[Line]) -> list[dict]:
     common |= {"epochs": 12, "warmup_steps": 300, "weight_decay": 0.05}
     tried = ((4e-3, 0.25), (4e-3, 0.35), (6e-3, 0.25))
     points = [common | {"lr": lr, "core_dropout": p, "dropout": p} for lr, p in tried]
-    return searched(lines, points, seeds=(0,))
+    return searched(lines, points, seeds=(0,), early=100)
 
 
 STUDIES = {

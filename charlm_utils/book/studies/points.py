@@ -75,12 +75,18 @@ def all_done(points: list[dict], lines: list[Line]) -> bool:
 SEEDS = (0, 1, 2)
 
 
-def searched(lines: list[Line], points: list[dict], seeds: tuple[int, ...] = SEEDS) -> list[dict]:
-    """The points with `tune`; once they are done, the best of them for each seed."""
+def searched(
+    lines: list[Line], points: list[dict], seeds: tuple[int, ...] = SEEDS, early: int = 0
+) -> list[dict]:
+    """The points with `tune`; once they are done, the best of them for each seed.
+
+    `early` is a setting of these last runs: what can be repeated of a long one in seconds.
+    """
     search = [point | {"tune": True} for point in points]
     if not all_done(search, lines):
         return search
     best = {k: v for k, v in best_of(lines, search).items() if k != "tune"}
+    best |= {"early": early} if early else {}
     return search + [best | {"seed": seed} for seed in seeds]
 
 

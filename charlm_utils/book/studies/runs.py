@@ -86,6 +86,7 @@ class Settings:
     clip: float | None = 1.0
     average: float | None = None  # decay of a running mean of the weights
     seed: int = 0
+    early: int = 0  # report, too, the mean training loss of so many first updates
 
 
 def read_settings(kind: type[S], settings: dict | S) -> S:
@@ -176,7 +177,8 @@ def train_run(
     nats per character. `stop_after` runs only the first epochs of the schedule. A run whose
     loss is no longer finite ends there: its curves stop early, and `diverged` says where.
     Raises `ValueError` for unknown settings, and for a run that goes on from another (`after`)
-    without a `folder`, beside which that one's weights would lie.
+    without a `folder`, beside which that one's weights would lie. With the setting `early` there is
+    `early`, what `first_updates` gives: of a long run the part that can be repeated at once.
     """
     check_start(settings, folder)
     s, device = read_settings(Settings, settings), pick_device()
@@ -184,8 +186,7 @@ def train_run(
     model = build_model(s, len(vocab)).to(device)
     if s.after and folder is not None:
         load_weights(model, folder.parent / s.after)
-    found: dict[str, Any] = {"parameters": count_parameters(model)}
-    found["precision"] = pick_precision(device)
+    found = _described(model, device)
     try:
         history = train_epochs(
             model,
@@ -202,7 +203,13 @@ def train_run(
     if history.interrupted and stop_after is None and "diverged" not in found:
         raise KeyboardInterrupt
     found |= {name: getattr(history, name) for name in ("train", "valid", "seconds", "characters")}
+    found |= _early(s, fallback) if stop_after is None else {}
     return found if folder is None else found | _cycles(s, folder, valid, device)
+
+
+def _described(model: nn.Module, device: torch.device) -> dict[str, Any]:
+    """What of a run is known before it begins."""
+    return {"parameters": count_parameters(model), "precision": pick_precision(device)}
 
 
 def check_start(settings: dict | Settings, folder: Path | None) -> None:
@@ -215,7 +222,7 @@ def check_start(settings: dict | Settings, folder: Path | None) -> None:
         )
 
 
-def first_updates(settings: dict, updates: int, *, fallback: str | None = None) -> float:
+def first_updates(settings: dict | Settings, updates: int, *, fallback: str | None = None) -> float:
     """The mean training loss of a run's first updates: the run itself, cut short.
 
     In nats per character; what `train_run` does under the same settings, to the last bit.
@@ -237,6 +244,10 @@ def first_updates(settings: dict, updates: int, *, fallback: str | None = None) 
         precision=pick_precision(device),
         rate=lambda step: recipe.rate(step, steps),
     )
+
+
+def _early(s: Settings, fallback: str | None) -> dict[str, float]:
+    return {"early": first_updates(s, s.early, fallback=fallback)} if s.early else {}
 
 
 class FirstBatches:
