@@ -250,6 +250,14 @@ def test_solutions_are_folded(path):
 
 
 @each_notebook
+def test_the_first_cell_is_short(path):
+    """A few imports by room; what one section needs is imported there."""
+    shown = [c for c in code_cells(path) if "remove-cell" not in c.metadata.get("tags", [])]
+    assert len(shown[0].source.splitlines()) <= 12
+    assert "charlm_utils" in shown[0].source
+
+
+@each_notebook
 def test_first_exercise_has_a_checker(path):
     if not is_chapter(path):
         pytest.skip("an appendix")
