@@ -507,3 +507,9 @@ def test_checksums_under_another_name_are_no_old_checkpoint(folder):
     path = folder / "config.json"
     path.write_text(path.read_text(encoding="utf-8").replace('"sha256"', '"sha255"'), "utf-8")
     refused(folder, str(path), "sha255")
+
+
+@pytest.mark.parametrize("name", [*FILES, "state.json"])
+def test_any_file_of_a_checkpoint_is_in_the_way_of_another(tmp_path, name):
+    (tmp_path / name).write_bytes(b"cut off")
+    assert has_checkpoint(tmp_path)

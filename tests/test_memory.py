@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from elsewhere import on_mps
 from torch import nn
 
@@ -113,8 +114,18 @@ def test_loss_by_context_averages_to_the_loss_of_a_state_reset_at_each_window():
     assert losses.shape == (8,)
     reset = StreamBatches(ids, 12, 8)  # twelve streams of one window each
     assert losses.mean().item() == pytest.approx(evaluate(model, reset), abs=1e-6)
-    with pytest.raises(ValueError, match="hold no window of 200"):
-        loss_by_context(model, ids, 200)
+    with pytest.raises(ValueError, match="97 characters hold no window of 97"):
+        loss_by_context(model, ids, 97)
+
+
+def test_loss_by_context_begins_anew_with_each_window():
+    """A window begins with the last target of the one before; what is no window is left out."""
+    model, ids = small_model(), torch.randint(7, (12,))
+    windows = torch.stack([ids[0:5], ids[4:9]])  # the next would take 13 characters
+    logits, _ = model.eval()(windows[:, :-1])
+    losses = F.cross_entropy(logits.transpose(1, 2), windows[:, 1:], reduction="none").mean(dim=0)
+    assert loss_by_context(model, ids, 4).tolist() == pytest.approx(losses.tolist(), abs=1e-6)
+    assert len(loss_by_context(model, ids, 11)) == 11
 
 
 def test_copy_back_targets_are_the_inputs_of_lag_steps_before():
@@ -210,6 +221,17 @@ def test_the_spans_of_closing_marks_end_where_they_say():
         text = 'ab "' + "a" * length + '" b.'
         ((with_mark, _),) = closing_marks(Keeper(vocab), vocab, text, [(2, 16)])
         assert math.isnan(with_mark), length
+
+
+def test_closing_marks_reads_quotations_of_up_to_160_characters_from_80_before():
+    vocab, lengths = CharVocab('ab ".'), []
+    model = Keeper(vocab)
+    model.register_forward_pre_hook(lambda _, given: lengths.append(given[0].shape[1]))
+    for length, there in ((159, True), (160, True), (161, False)):
+        text = "b" * 90 + ' "' + "a" * length + '" b.'
+        ((with_mark, _),) = closing_marks(model, vocab, text, [(40, 1_000)])
+        assert math.isnan(with_mark) is not there, length
+    assert lengths == [80 + 1 + 159, 80 + 159, 80 + 1 + 160, 80 + 160]
 
 
 def test_closing_marks_leaves_the_mode_and_sees_nothing_where_there_is_no_memory():

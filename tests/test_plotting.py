@@ -92,9 +92,11 @@ def test_ladder():
     assert ax.yaxis_inverted() and ax.get_xlim()[1] > 4.2
 
 
+@pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("diverging", [True, False])
-def test_matrix(diverging):
-    values = np.array([[0.5, -2.0, np.nan], [1.0, 0.0, 0.25]])
+def test_matrix(diverging, sign):
+    """The colours are centred on zero whichever side reaches further."""
+    values = sign * np.array([[0.5, -2.0, np.nan], [1.0, 0.0, 0.25]])
     ax = plotting.plot_matrix(
         values, ["a", " "], ["x", "\n", "z"], label="nats", diverging=diverging
     )
@@ -102,7 +104,8 @@ def test_matrix(diverging):
     np.testing.assert_array_equal(image.get_array().filled(np.nan), values)
     assert [t.get_text() for t in ax.get_yticklabels()] == ["a", "␣"]
     assert [t.get_text() for t in ax.get_xticklabels()] == ["x", "↵", "z"]
-    assert image.get_clim() == ((-2.0, 2.0) if diverging else (-2.0, 1.0))
+    lowest_and_highest = (-2.0, 1.0) if sign == 1 else (-1.0, 2.0)
+    assert image.get_clim() == ((-2.0, 2.0) if diverging else lowest_and_highest)
     assert [a.get_ylabel() for a in ax.figure.axes if a is not ax] == ["nats"]
 
 

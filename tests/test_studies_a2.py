@@ -132,3 +132,12 @@ def test_noise_changes_inputs_only():
     assert not torch.equal(next(iter(noisy))[0], first)
     with pytest.raises(ValueError, match="share"):
         NoisyStreams(ids, 4, 50, 1.0)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_point_whose_held_out_loss_is_not_finite_diverged(bad, monkeypatch):
+    losses = iter([2.0, bad])
+    monkeypatch.setattr(a2, "evaluate", lambda *_: next(losses))
+    found = grid_run(POINT | {"epochs": 3})
+    assert found["diverged"] == f"epoch 2: the held-out loss is {bad}"
+    assert found["valid"] == [2.0] and len(found["train"]) == 1

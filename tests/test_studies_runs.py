@@ -6,12 +6,14 @@ import math
 import pytest
 import torch
 
-from charlm_utils.book.studies import STUDIES, ch08, rerun, runs
+from charlm_utils.book.studies import STUDIES, ch07, ch08, rerun, runs
 from charlm_utils.book.studies.ch07 import average_run, quotation_run
 from charlm_utils.book.studies.points import best_line, best_lr, best_of
 from charlm_utils.book.studies.runs import FirstBatches, first_updates, train_run
+from charlm_utils.checkpoint import History, save_checkpoint
 from charlm_utils.corpora import load_corpus
-from charlm_utils.data import RandomWindows
+from charlm_utils.data import CharVocab, RandomWindows
+from charlm_utils.models import CharLM
 from charlm_utils.saves import CheckpointError
 
 SMALL = {"hidden_size": 12, "embedding_dim": 6, "batch_size": 8, "seq_len": 20, "epochs": 2}
@@ -132,3 +134,20 @@ def test_first_batches_are_drawn_anew_in_each_epoch():
         starts.add(tuple(pairs[0][1][0][:, 0].tolist()))
     assert len(starts) == 3
     assert len(FirstBatches(windows(), 9)) == 5
+
+
+def test_a_quotation_is_counted_among_those_of_its_length(tmp_path, monkeypatch):
+    """Up to 8, 16, 40 and 160 characters."""
+    filler = "a b. " * 500
+    vocab = CharVocab.from_text(filler + '"')
+    model = CharLM(len(vocab), 3, torch.nn.GRU(3, 4, batch_first=True))
+    save_checkpoint(tmp_path / "other" / "x" / "cycle-2", model, vocab, History())
+    settings = {"of": "other", "label": "x", "cycle": 2}
+    own = tmp_path / "text.txt"
+    for module in (runs, ch07):
+        monkeypatch.setattr(module, "load_corpus", lambda *_, **__: load_corpus(own))
+    for length, place in zip((1, 8, 9, 16, 17, 40, 41, 160), (0, 0, 1, 1, 2, 2, 3, 3), strict=True):
+        own.write_text(f'{filler}"{"A" * length}" b.')
+        found = quotation_run(settings, folder=tmp_path / "quotations" / "y")
+        assert math.isfinite(found["valid"][0]) and len(found["marks"]) == 4
+        assert [not math.isnan(p) for p, _ in found["marks"]] == [i == place for i in range(4)]

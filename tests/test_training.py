@@ -690,3 +690,48 @@ def test_what_are_no_batches_is_named(batches):
     ):
         with pytest.raises(TypeError, match=f"a {kind} does not say .*`contiguous`"):
             call()
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(("at", "epochs_done"), [(0, 0), (1, 0), (6, 1), (8, 1), (17, 2)])
+def test_a_loss_that_is_not_finite_stops_training(tmp_path, bad, at, epochs_done):
+    plain, model = new_model(), new_model(kind=Poisoned)
+    model.at, model.bad = at, bad
+    good = run(plain, progress=False)
+    vocab = CharVocab("abcdefg")
+    with pytest.raises(TrainingDiverged) as caught:
+        run(model, checkpoint_dir=tmp_path / "out", vocab=vocab)
+    message, history = str(caught.value), caught.value.history
+    assert f"step {at} " in message
+    assert f"the loss is {'inf' if bad == -math.inf else 'nan'};" in message
+    kept = f"the last good checkpoint is in {tmp_path / 'out'}"
+    assert message.endswith(kept if epochs_done else "nothing was saved")
+    assert has_checkpoint(tmp_path / "out") is bool(epochs_done)
+    assert history.train == good.train[:epochs_done] and history.valid == good.valid[:epochs_done]
+    assert weights(model).isfinite().all()
+    saved, saved_vocab, saved_history = load_checkpoint(tmp_path / "out")
+    assert weights(saved).isfinite().all() and saved_vocab == vocab
+    assert saved_history.train == good.train[:epochs_done]
+    if epochs_done == 0:  # nothing in the way of another try
+        assert torch.equal(weights(saved), weights(new_model()))
+        assert run(new_model(), checkpoint_dir=tmp_path / "out", vocab=vocab).valid == good.valid
+
+
+@pytest.mark.parametrize(("bad", "said"), [(math.nan, "nan"), (-math.inf, "inf")])
+def test_a_validation_loss_that_is_not_finite_stops_training(tmp_path, bad, said):
+    model = new_model(kind=Blind)
+    model.bad = bad
+    with pytest.raises(TrainingDiverged, match=f"step 6 .*validation loss is {said}") as caught:
+        run(model, checkpoint_dir=tmp_path)
+    saved, _, history = load_checkpoint(tmp_path)
+    assert history == caught.value.history == History()
+    assert torch.equal(weights(saved), weights(new_model()))
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_weights_that_are_not_finite_stop_training(bad):
+    """Also such as no loss shows."""
+    model = new_model()
+    model.spare = torch.nn.Parameter(torch.tensor([0.0, bad]))
+    with pytest.raises(TrainingDiverged, match="step 6 .*spare holds numbers that are not finite"):
+        run(model)
